@@ -1,0 +1,1 @@
+//! The node agent: offers slots, starts, watches and ends workers.

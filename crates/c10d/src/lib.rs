@@ -1,0 +1,1 @@
+//! libtorch's own c10d from Rust: stores, process groups, reducer.

@@ -1,0 +1,1 @@
+//! The coordinator: the loop around the pure core, and its gRPC services.

@@ -1,0 +1,1 @@
+//! Datasets: tokenizing text in, verified sequences out.

@@ -1,0 +1,1 @@
+//! Model families, each in a file that reads like its paper.

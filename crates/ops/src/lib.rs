@@ -1,0 +1,1 @@
+//! Fused operators, clipping, RNG, autocast and determinism switches that tch lacks.

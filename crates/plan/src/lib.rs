@@ -1,0 +1,1 @@
+//! The data order and its assignment: pure functions of seed, step and membership.

@@ -1,0 +1,251 @@
+use muster_arch::ModelConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of one training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSpec {
+    /// A name for people.
+    pub name: String,
+    /// What is trained.
+    pub model: ModelConfig,
+    /// What it is trained on.
+    pub data: DataSpec,
+    /// How long and how.
+    pub train: TrainSpec,
+    /// How gradients become updates.
+    pub optimizer: OptimizerSpec,
+    /// The learning rate over time.
+    pub schedule: ScheduleSpec,
+    /// Held-out loss.
+    pub evaluation: EvaluationSpec,
+    /// How many workers, on what.
+    pub workers: WorkersSpec,
+    /// What is saved, where and when.
+    pub checkpoint: CheckpointSpec,
+}
+
+/// What a run is trained on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataSpec {
+    /// Directory made by `muster data prepare`.
+    pub path: String,
+}
+
+/// Precision of forward and backward. Parameters, moments and reductions are fp32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// Single precision throughout.
+    #[default]
+    Fp32,
+    /// bfloat16 autocast.
+    Bf16,
+}
+
+/// In which order gradients are summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// c10d's reducer, overlapped with backward; bit-identical at the same world size.
+    #[default]
+    Fast,
+}
+
+/// How long and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSpec {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences a step, all workers together; a multiple of `micro_batch`.
+    pub global_batch: u32,
+    /// Sequences a forward pass.
+    pub micro_batch: u32,
+    /// What initialisation, data order and dropout are derived from.
+    pub seed: u64,
+    /// In which order gradients are summed.
+    pub reduction: Reduction,
+    /// Precision of forward and backward.
+    pub dtype: Dtype,
+}
+
+/// Which optimizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Decoupled weight decay (Loshchilov & Hutter 2019).
+    #[default]
+    Adamw,
+}
+
+/// How gradients become updates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerSpec {
+    /// Which optimizer.
+    pub kind: OptimizerKind,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub epsilon: f64,
+    /// Decoupled decay of tensors with two or more dimensions.
+    pub weight_decay: f64,
+    /// Largest global L2 norm of the gradient; 0: no clipping.
+    pub clip_norm: f64,
+}
+
+/// The shape of the learning rate after warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// Half a cosine from the peak to `min_ratio` of it at the last step.
+    #[default]
+    Cosine,
+    /// A line from the peak to `min_ratio` of it at the last step.
+    Linear,
+    /// Warm-up, stable, decay: at the peak until the last `decay_steps`, then a line to `min_ratio` of it.
+    Wsd,
+    /// At the peak throughout.
+    Constant,
+}
+
+/// The learning rate over time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSpec {
+    /// Shape after warm-up.
+    pub kind: ScheduleKind,
+    /// Steps of linear warm-up, from peak/warmup_steps at the first step to the peak at step `warmup_steps`.
+    pub warmup_steps: u64,
+    /// Learning rate at the end, as a share of the peak.
+    pub min_ratio: f64,
+    /// `wsd` only: length of the decay.
+    pub decay_steps: u64,
+}
+
+/// Held-out loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSpec {
+    /// Every so many steps, and at the end; 0: never.
+    pub every_steps: u64,
+    /// Sequences of the held-out split, from its beginning; at most as many as it has.
+    pub sequences: u32,
+}
+
+/// What workers run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// GPUs where nodes offer them, else CPU slots.
+    #[default]
+    Auto,
+    /// CPU slots only.
+    Cpu,
+    /// GPU slots only.
+    Cuda,
+}
+
+/// How many workers, on what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersSpec {
+    /// Training waits while there are fewer.
+    pub min: u32,
+    /// Never more; at most the slots of the batch (`global_batch / micro_batch`).
+    pub max: u32,
+    /// What they run on.
+    pub device: DeviceKind,
+    /// CPU threads a worker; 0: what its slot offers.
+    pub threads: u32,
+    /// How long workers may take to save and leave when the job is stopped.
+    pub grace_seconds: u32,
+    /// A collective that takes longer than this has failed.
+    pub collective_timeout_seconds: u32,
+}
+
+/// What is saved, where and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSpec {
+    /// Directory or `file://` URI on storage that every node reaches. Empty: below the run's own directory.
+    pub uri: String,
+    /// Every so many steps, and at the end; 0: at the end only.
+    pub every_steps: u64,
+    /// How many of the newest are kept; 0: all.
+    pub keep_last: u32,
+}
+
+impl Default for RunSpec {
+    fn default() -> Self {
+        Self {
+            name: "run".into(),
+            model: ModelConfig::default(),
+            data: DataSpec::default(),
+            train: TrainSpec::default(),
+            optimizer: OptimizerSpec::default(),
+            schedule: ScheduleSpec::default(),
+            evaluation: EvaluationSpec::default(),
+            workers: WorkersSpec::default(),
+            checkpoint: CheckpointSpec::default(),
+        }
+    }
+}
+
+impl Default for TrainSpec {
+    fn default() -> Self {
+        Self { steps: 1000, global_batch: 16, micro_batch: 4, seed: 1, reduction: Reduction::Fast, dtype: Dtype::Fp32 }
+    }
+}
+
+impl Default for OptimizerSpec {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adamw,
+            learning_rate: 6e-4,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+impl Default for ScheduleSpec {
+    fn default() -> Self {
+        Self { kind: ScheduleKind::Cosine, warmup_steps: 100, min_ratio: 0.1, decay_steps: 0 }
+    }
+}
+
+impl Default for EvaluationSpec {
+    fn default() -> Self {
+        Self { every_steps: 0, sequences: 64 }
+    }
+}
+
+impl Default for WorkersSpec {
+    fn default() -> Self {
+        Self { min: 1, max: 1, device: DeviceKind::Auto, threads: 0, grace_seconds: 60, collective_timeout_seconds: 60 }
+    }
+}
+
+impl Default for CheckpointSpec {
+    fn default() -> Self {
+        Self { uri: String::new(), every_steps: 100, keep_last: 3 }
+    }
+}
+
+impl RunSpec {
+    /// Micro-batches a step: the slots of the batch, dealt to the ranks. At least 1.
+    pub fn batch_slots(&self) -> u32 {
+        (self.train.global_batch / self.train.micro_batch.max(1)).max(1)
+    }
+}

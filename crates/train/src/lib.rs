@@ -1,0 +1,1 @@
+//! The trainer: optimizer, schedule, step, checkpoints of tensors.
