@@ -6,9 +6,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={}", root.display());
     let files = ["job", "agent", "worker"].map(|f| format!("muster/v1/{f}.proto"));
     let mut compiler = protox::Compiler::new([root])?;
-    compiler.include_source_info(true).include_imports(true).open_files(files)?;
+    compiler
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("muster.v1.bin"), compiler.encode_file_descriptor_set())?;
+    std::fs::write(
+        out.join("muster.v1.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     tonic_prost_build::configure()
         .type_attribute("muster.v1", "#[derive(serde::Serialize)]")
         .compile_fds(compiler.file_descriptor_set())?;

@@ -17,7 +17,16 @@ const LAYERS: [&[&str]; 4] = [
 ];
 
 /// What makes a crate impure, wherever in its tree it stands.
-const IMPURE: [&str; 8] = ["tokio", "tonic", "tch", "torch-sys", "rand", "rusqlite", "memmap2", "nix"];
+const IMPURE: [&str; 8] = [
+    "tokio",
+    "tonic",
+    "tch",
+    "torch-sys",
+    "rand",
+    "rusqlite",
+    "memmap2",
+    "nix",
+];
 
 /// What the pure crates are.
 const PURE_LAYERS: usize = 2;
@@ -57,14 +66,20 @@ pub fn check() -> Result<String, Vec<String>> {
         .output()
         .map_err(|error| vec![format!("cannot run cargo metadata: {error}")])?;
     if !output.status.success() {
-        return Err(vec![format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr))]);
+        return Err(vec![format!(
+            "cargo metadata failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )]);
     }
     let metadata: Metadata = serde_json::from_slice(&output.stdout)
         .map_err(|error| vec![format!("cannot read cargo metadata: {error}")])?;
     let graph = graph(metadata);
     let problems = problems(&graph);
     if problems.is_empty() {
-        Ok(format!("{} crates point downward only", LAYERS.iter().map(|layer| layer.len()).sum::<usize>()))
+        Ok(format!(
+            "{} crates point downward only",
+            LAYERS.iter().map(|layer| layer.len()).sum::<usize>()
+        ))
     } else {
         Err(problems)
     }
@@ -73,14 +88,24 @@ pub fn check() -> Result<String, Vec<String>> {
 fn graph(metadata: Metadata) -> Graph {
     let mut graph = Graph::new();
     for package in metadata.packages {
-        let normal = package.dependencies.into_iter().filter(|d| d.kind.is_none() && !d.optional);
-        graph.entry(package.name).or_default().extend(normal.map(|d| d.name));
+        let normal = package
+            .dependencies
+            .into_iter()
+            .filter(|d| d.kind.is_none() && !d.optional);
+        graph
+            .entry(package.name)
+            .or_default()
+            .extend(normal.map(|d| d.name));
     }
     graph
 }
 
 fn package_name(name: &str) -> String {
-    if name == "muster" { name.into() } else { format!("muster-{name}") }
+    if name == "muster" {
+        name.into()
+    } else {
+        format!("muster-{name}")
+    }
 }
 
 fn problems(graph: &Graph) -> Vec<String> {
@@ -93,13 +118,17 @@ fn problems(graph: &Graph) -> Vec<String> {
     let mut problems = Vec::new();
     for name in graph.keys().filter(|name| name.starts_with("muster")) {
         if !order.contains_key(name) {
-            problems.push(format!("{name} has no layer: give it one in xtask/src/deps.rs"));
+            problems.push(format!(
+                "{name} has no layer: give it one in xtask/src/deps.rs"
+            ));
         }
     }
     for (name, here) in &order {
         for dependency in graph.get(name).into_iter().flatten() {
             if order.get(dependency).is_some_and(|there| there >= here) {
-                problems.push(format!("{name} must not depend on {dependency}: arrows point downward only"));
+                problems.push(format!(
+                    "{name} must not depend on {dependency}: arrows point downward only"
+                ));
             }
         }
         let tree = closure(graph, name);
@@ -111,14 +140,21 @@ fn problems(graph: &Graph) -> Vec<String> {
     }
     let control_plane = closure(graph, "muster");
     for torch in TORCH.iter().filter(|torch| control_plane.contains(**torch)) {
-        problems.push(format!("muster must not depend on {torch}: the control plane does without libtorch"));
+        problems.push(format!(
+            "muster must not depend on {torch}: the control plane does without libtorch"
+        ));
     }
     problems
 }
 
 fn closure<'a>(graph: &'a Graph, root: &str) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
-    let mut open: Vec<&str> = graph.get(root).into_iter().flatten().map(String::as_str).collect();
+    let mut open: Vec<&str> = graph
+        .get(root)
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     while let Some(name) = open.pop() {
         if seen.insert(name) {
             open.extend(graph.get(name).into_iter().flatten().map(String::as_str));
@@ -134,20 +170,32 @@ mod tests {
     fn planted(edges: &[(&str, &str)]) -> Vec<String> {
         let mut graph = Graph::new();
         for (from, to) in edges {
-            graph.entry((*from).into()).or_default().insert((*to).into());
+            graph
+                .entry((*from).into())
+                .or_default()
+                .insert((*to).into());
         }
         problems(&graph)
     }
 
     #[test]
     fn a_downward_arrow_is_fine() {
-        assert_eq!(planted(&[("muster-cluster", "muster-plan"), ("muster-plan", "muster-types")]), [""; 0]);
+        assert_eq!(
+            planted(&[
+                ("muster-cluster", "muster-plan"),
+                ("muster-plan", "muster-types")
+            ]),
+            [""; 0]
+        );
     }
 
     #[test]
     fn an_upward_arrow_is_named() {
         let found = planted(&[("muster-plan", "muster-cluster")]);
-        assert!(found[0].contains("muster-plan must not depend on muster-cluster"), "{found:?}");
+        assert!(
+            found[0].contains("muster-plan must not depend on muster-cluster"),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -159,7 +207,12 @@ mod tests {
     #[test]
     fn libtorch_below_the_control_plane_is_found() {
         let found = planted(&[("muster", "muster-agent"), ("muster-agent", "tch")]);
-        assert!(found.iter().any(|line| line.contains("does without libtorch")), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .any(|line| line.contains("does without libtorch")),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -16,13 +16,20 @@ pub fn check(path: &str) -> Result<String, Vec<String>> {
     }
     let needed = needed(&String::from_utf8_lossy(&output.stdout));
     if needed.is_empty() {
-        return Err(vec![format!("{path} lists no libraries at all: is it the binary?")]);
+        return Err(vec![format!(
+            "{path} lists no libraries at all: is it the binary?"
+        )]);
     }
-    let torch: Vec<_> = needed.iter().filter(|name| name.contains("torch") || name.contains("c10")).collect();
+    let torch: Vec<_> = needed
+        .iter()
+        .filter(|name| name.contains("torch") || name.contains("c10"))
+        .collect();
     if torch.is_empty() {
         Ok(format!("{path} needs {}", needed.join(", ")))
     } else {
-        Err(vec![format!("{path} needs {torch:?}: the control plane must not link libtorch")])
+        Err(vec![format!(
+            "{path} needs {torch:?}: the control plane must not link libtorch"
+        )])
     }
 }
 

@@ -6,28 +6,59 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Start a worker's process on a slot.
-    StartWorker { node: NodeName, slot: u32, job: JobId, worker: WorkerId, device: String, threads: u32 },
+    StartWorker {
+        node: NodeName,
+        slot: u32,
+        job: JobId,
+        worker: WorkerId,
+        device: String,
+        threads: u32,
+    },
     /// End a worker's process, at once.
-    KillWorker { node: NodeName, worker: WorkerId, reason: String },
+    KillWorker {
+        node: NodeName,
+        worker: WorkerId,
+        reason: String,
+    },
     /// Say something to a worker.
-    Tell { worker: WorkerId, job: JobId, generation: Generation, order: Order },
+    Tell {
+        worker: WorkerId,
+        job: JobId,
+        generation: Generation,
+        order: Order,
+    },
     /// The generation is over: its store's waits end with an error.
     CloseStore { job: JobId, generation: Generation },
     /// The generation may use its store.
     OpenStore { job: JobId, generation: Generation },
     /// All parts are durable: write the manifest if there is none, then report `ManifestDone`.
-    WriteManifest { job: JobId, state: StateId, parts: Vec<FileEntry>, tokens_seen: u64 },
+    WriteManifest {
+        job: JobId,
+        state: StateId,
+        parts: Vec<FileEntry>,
+        tokens_seen: u64,
+    },
     /// Remove a checkpoint's directory, manifest first.
-    DeleteCheckpoint { job: JobId, state: StateId, uri: String },
+    DeleteCheckpoint {
+        job: JobId,
+        state: StateId,
+        uri: String,
+    },
 }
 
 /// What a worker is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Order {
     /// The answer to an attach: the job's resolved spec and where its checkpoints lie.
-    Welcome { spec_json: String, checkpoint_root: String },
+    Welcome {
+        spec_json: String,
+        checkpoint_root: String,
+    },
     /// No commit in `superseded` from now on; answer `Fenced`.
-    Supersede { superseded: Generation, reason: String },
+    Supersede {
+        superseded: Generation,
+        reason: String,
+    },
     /// The next generation, for this worker.
     Form(Box<Form>),
     /// Raise the flag in the next control all-reduce: all leave together at a boundary.

@@ -1,5 +1,5 @@
 use muster_spec::RunSpec;
-use muster_types::{Digest, JobId, NodeName, Rank, StateId, Step, WorkerId, Generation};
+use muster_types::{Digest, Generation, JobId, NodeName, Rank, StateId, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// What has happened in the world. The shells turn messages, exits and clocks into these.
@@ -20,11 +20,20 @@ pub enum Event {
     /// An agent has seen a worker's process end (or failed to start it): its slot is empty.
     WorkerExited { worker: WorkerId, exit: Exit },
     /// A message of a worker's control thread.
-    Worker { job: JobId, worker: WorkerId, generation: Generation, message: WorkerMessage },
+    Worker {
+        job: JobId,
+        worker: WorkerId,
+        generation: Generation,
+        message: WorkerMessage,
+    },
     /// A worker's control stream broke.
     WorkerDisconnected { worker: WorkerId },
     /// The shell has written (or failed to write) a manifest that it was commanded to write.
-    ManifestDone { job: JobId, state: StateId, result: Result<String, String> },
+    ManifestDone {
+        job: JobId,
+        state: StateId,
+        result: Result<String, String>,
+    },
     /// The shell has deleted a checkpoint.
     CheckpointDeleted { job: JobId, state: StateId },
     /// Time has passed.
@@ -87,31 +96,63 @@ pub struct Exit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerMessage {
     /// First on every stream.
-    Attach { pid: u32, collective_address: String, holdings: Option<StateId>, warm: bool, numerics_fingerprint: String },
+    Attach {
+        pid: u32,
+        collective_address: String,
+        holdings: Option<StateId>,
+        warm: bool,
+        numerics_fingerprint: String,
+    },
     /// Ready to be a candidate.
     Warm { numerics_fingerprint: String },
     /// No commit happens in `superseded` any more.
-    Fenced { superseded: Generation, holdings: Option<StateId> },
+    Fenced {
+        superseded: Generation,
+        holdings: Option<StateId>,
+    },
     /// Built, healed, agreed.
-    Ready { state_hash: u64, heal_ms: u32, healed_bytes: u64, healed_from: String },
+    Ready {
+        state_hash: u64,
+        heal_ms: u32,
+        healed_bytes: u64,
+        healed_from: String,
+    },
     /// Committed steps, oldest first.
     Report { steps: Vec<StepMetrics> },
     /// This rank cannot go on in this generation.
-    Failed { cause: String, class: String, phase: String, step: Step },
+    Failed {
+        cause: String,
+        class: String,
+        phase: String,
+        step: Step,
+    },
     /// Left at an agreed step boundary, with this state.
     AtBoundary { state: StateId },
     /// A part of a checkpoint is durable.
     PartWritten(Part),
     /// A part could not be written.
-    PartFailed { state: StateId, rank: Rank, cause: String },
+    PartFailed {
+        state: StateId,
+        rank: Rank,
+        cause: String,
+    },
     /// A checkpoint could not be read.
-    Unreadable { state: StateId, uri: String, cause: String, corrupt: bool },
+    Unreadable {
+        state: StateId,
+        uri: String,
+        cause: String,
+        corrupt: bool,
+    },
     /// Gone in good order.
     Left { reason: String, step: Step },
     /// What it is doing.
     Phase { phase: String, step: Step },
     /// The held-out loss at a step.
-    Evaluated { step: Step, validation_loss: f64, tokens: u64 },
+    Evaluated {
+        step: Step,
+        validation_loss: f64,
+        tokens: u64,
+    },
 }
 
 /// What one committed step brought.

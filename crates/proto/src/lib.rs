@@ -6,5 +6,6 @@ pub mod v1 {
     tonic::include_proto!("muster.v1");
 
     /// The encoded file descriptors, for server reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/muster.v1.bin"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/muster.v1.bin"));
 }

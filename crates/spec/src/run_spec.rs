@@ -201,7 +201,14 @@ impl Default for RunSpec {
 
 impl Default for TrainSpec {
     fn default() -> Self {
-        Self { steps: 1000, global_batch: 16, micro_batch: 4, seed: 1, reduction: Reduction::Fast, dtype: Dtype::Fp32 }
+        Self {
+            steps: 1000,
+            global_batch: 16,
+            micro_batch: 4,
+            seed: 1,
+            reduction: Reduction::Fast,
+            dtype: Dtype::Fp32,
+        }
     }
 }
 
@@ -221,25 +228,44 @@ impl Default for OptimizerSpec {
 
 impl Default for ScheduleSpec {
     fn default() -> Self {
-        Self { kind: ScheduleKind::Cosine, warmup_steps: 100, min_ratio: 0.1, decay_steps: 0 }
+        Self {
+            kind: ScheduleKind::Cosine,
+            warmup_steps: 100,
+            min_ratio: 0.1,
+            decay_steps: 0,
+        }
     }
 }
 
 impl Default for EvaluationSpec {
     fn default() -> Self {
-        Self { every_steps: 0, sequences: 64 }
+        Self {
+            every_steps: 0,
+            sequences: 64,
+        }
     }
 }
 
 impl Default for WorkersSpec {
     fn default() -> Self {
-        Self { min: 1, max: 1, device: DeviceKind::Auto, threads: 0, grace_seconds: 60, collective_timeout_seconds: 60 }
+        Self {
+            min: 1,
+            max: 1,
+            device: DeviceKind::Auto,
+            threads: 0,
+            grace_seconds: 60,
+            collective_timeout_seconds: 60,
+        }
     }
 }
 
 impl Default for CheckpointSpec {
     fn default() -> Self {
-        Self { uri: String::new(), every_steps: 100, keep_last: 3 }
+        Self {
+            uri: String::new(),
+            every_steps: 100,
+            keep_last: 3,
+        }
     }
 }
 

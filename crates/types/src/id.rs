@@ -37,7 +37,9 @@ impl fmt::Debug for JobId {
 impl FromStr for JobId {
     type Err = JobIdParseError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text).map(Self).map_err(|_| JobIdParseError { text: text.into() })
+        Uuid::parse_str(text)
+            .map(Self)
+            .map_err(|_| JobIdParseError { text: text.into() })
     }
 }
 

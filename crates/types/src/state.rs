@@ -16,7 +16,10 @@ pub struct StateId {
 
 impl StateId {
     /// The state that a fresh job starts from.
-    pub const INITIAL: Self = Self { generation: Generation(0), step: Step(0) };
+    pub const INITIAL: Self = Self {
+        generation: Generation(0),
+        step: Step(0),
+    };
 
     /// Names the state of `step`, committed in `generation`.
     pub const fn new(generation: Generation, step: Step) -> Self {

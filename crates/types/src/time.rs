@@ -21,7 +21,9 @@ impl std::ops::Add<Duration> for Monotonic {
 }
 
 /// A reading of the wall clock: microseconds since 1970 in UTC. For people to read; nothing is decided by it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
