@@ -23,7 +23,7 @@ check: setup $(CARGO_DENY) ## Format, lints, dependencies' licences, directions 
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	PATH="$(CACHE)/tools/bin:$$PATH" cargo deny --all-features check bans licenses sources
 	cargo run --release --quiet --package xtask -- deps
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
 
 test: build ## All tests
 	cargo run --release --quiet --package xtask -- linkage
