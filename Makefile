@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 CACHE ?= $(or $(MUSTER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/muster)
+BIN := $(or $(CARGO_TARGET_DIR),target)/release
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 
@@ -26,7 +27,7 @@ check: setup $(CARGO_DENY) ## Format, lints, dependencies' licences, directions 
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
 
 test: build ## All tests
-	cargo run --release --quiet --package xtask -- linkage
+	cargo run --release --quiet --package xtask -- linkage $(BIN)/muster
 	cargo test --release --workspace
 
 clean: ## Remove what was built; the cache stays

@@ -7,11 +7,15 @@ mod linkage;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let task = arguments.next().unwrap_or_default();
+    let path = arguments
+        .next()
+        .unwrap_or_else(|| "target/release/muster".into());
     let result = match task.as_str() {
         "deps" => deps::check(),
-        "linkage" => linkage::check("target/release/muster"),
-        _ => Err(vec!["usage: cargo xtask (deps | linkage)".into()]),
+        "linkage" => linkage::check(&path),
+        _ => Err(vec!["usage: cargo xtask (deps | linkage [BINARY])".into()]),
     };
     match result {
         Ok(summary) => {
