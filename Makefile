@@ -2,38 +2,51 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 
-CACHE ?= $(or $(MUSTER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/muster)
-BIN := $(or $(CARGO_TARGET_DIR),target)/release
+export MUSTER_CACHE := $(or $(MUSTER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/muster)
 CARGO_DENY_VERSION := 0.20.2
-CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
+CARGO_DENY := $(MUSTER_CACHE)/tools/$(CARGO_DENY_VERSION)/bin/cargo-deny
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build check test clean
+# Settings of other projects that would point torch-sys at another libtorch, or cargo at another place.
+unexport LIBTORCH LIBTORCH_INCLUDE LIBTORCH_LIB LIBTORCH_STATIC LIBTORCH_CXX11_ABI LIBTORCH_USE_PYTORCH CARGO_BUILD_TARGET
+
+.PHONY: help setup build check test demo quickstart-data clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Fetch libtorch into the per-user cache (once)
-	@python3 scripts/fetch_libtorch.py third_party/libtorch
+setup: ## Fetch libtorch into the per-user cache, once (DEVICE=cuda for GPUs)
+	@scripts/setup $(if $(DEVICE),--device $(DEVICE))
 
 build: setup ## Build muster and muster-worker into target/release
-	cargo build --release --workspace --bins
+	cargo build --release --bin muster --bin muster-worker --workspace
+	@scripts/link-binaries $(TARGET_DIR)/release
 
-check: setup $(CARGO_DENY) ## Format, lints, dependencies' licences, directions between crates, docs
+check: setup $(CARGO_DENY) ## Format, lints, licences, the repository's own rules, docs
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	PATH="$(CACHE)/tools/bin:$$PATH" cargo deny --all-features check bans licenses sources
-	cargo run --release --quiet --package xtask -- deps
+	PATH="$(dir $(CARGO_DENY)):$$PATH" cargo deny --all-features check bans licenses sources
+	cargo xtask deps
+	cargo xtask tidy
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
 
 test: build ## All tests
-	cargo run --release --quiet --package xtask -- linkage $(BIN)/muster
-	cargo test --release --workspace
+	cargo xtask linkage $(TARGET_DIR)/release
+	@scripts/run-tests
 
-clean: ## Remove what was built; the cache stays
+demo: build quickstart-data ## Train on Shakespeare with two workers, kill one on the way, generate text
+	@scripts/demo
+
+quickstart-data: build ## Fetch and prepare what configs/quickstart.toml trains on
+	@scripts/quickstart-data
+
+clean: ## Remove what was built; the cache, data and runs stay
 	cargo clean
 
 # Once per user; little optimisation, since it runs for a second and is compiled for minutes.
 $(CARGO_DENY):
-	CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-	  cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --no-default-features --root $(CACHE)/tools
+	env -u RUSTFLAGS -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+	  CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked \
+	  --no-default-features --root $(MUSTER_CACHE)/tools/$(CARGO_DENY_VERSION)

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         compiler.encode_file_descriptor_set(),
     )?;
     tonic_prost_build::configure()
-        .type_attribute("muster.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".muster.v1", "#[derive(serde::Serialize)]")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -1,223 +1,210 @@
 //! Arrows between crates point downward only, pure crates stay pure, and the control plane does without libtorch.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::Command,
-};
+use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use crate::{Outcome, graph::Graph};
 
-/// The crates from the bottom up. A crate may depend on those of lower layers, and within its own layer on those named
-/// before it.
-const LAYERS: [&[&str]; 4] = [
-    &["types"],
-    &["arch", "plan", "spec", "checkpoint", "cluster"],
-    &["proto", "store", "data", "c10d", "ops", "model", "train"],
-    &["coordinator", "agent", "worker", "muster"],
+/// From the bottom up. A crate may depend on every crate of a lower layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Layer {
+    Base,
+    Pure,
+    Adapters,
+    Shells,
+}
+
+/// A crate, its layer, and the crates of its own layer that it may depend on.
+struct Place(&'static str, Layer, &'static [&'static str]);
+
+const PLACES: &[Place] = &[
+    Place("muster-types", Layer::Base, &[]),
+    Place("muster-arch", Layer::Pure, &[]),
+    Place("muster-spec", Layer::Pure, &["muster-arch"]),
+    Place("muster-plan", Layer::Pure, &[]),
+    Place("muster-checkpoint", Layer::Pure, &[]),
+    Place(
+        "muster-cluster",
+        Layer::Pure,
+        &["muster-spec", "muster-plan", "muster-checkpoint"],
+    ),
+    Place("muster-proto", Layer::Adapters, &[]),
+    Place("muster-store", Layer::Adapters, &[]),
+    Place("muster-data", Layer::Adapters, &[]),
+    Place("muster-c10d", Layer::Adapters, &[]),
+    Place("muster-ops", Layer::Adapters, &["muster-c10d"]),
+    Place(
+        "muster-model",
+        Layer::Adapters,
+        &["muster-c10d", "muster-ops"],
+    ),
+    Place(
+        "muster-train",
+        Layer::Adapters,
+        &[
+            "muster-store",
+            "muster-data",
+            "muster-c10d",
+            "muster-ops",
+            "muster-model",
+        ],
+    ),
+    Place("muster-coordinator", Layer::Shells, &[]),
+    Place("muster-agent", Layer::Shells, &[]),
+    Place("muster-worker", Layer::Shells, &[]),
+    Place(
+        "muster",
+        Layer::Shells,
+        &["muster-coordinator", "muster-agent"],
+    ),
 ];
 
-/// What makes a crate impure, wherever in its tree it stands.
-const IMPURE: [&str; 8] = [
+/// What brings effects (a runtime, sockets, files, randomness, libtorch) and so has no place below a pure crate.
+const IMPURE: &[&str] = &[
     "tokio",
     "tonic",
+    "hyper",
     "tch",
     "torch-sys",
     "rand",
     "rusqlite",
+    "object_store",
     "memmap2",
     "nix",
 ];
 
-/// What the pure crates are.
-const PURE_LAYERS: usize = 2;
-
-/// Crates that need libtorch.
-const TORCH: [&str; 2] = ["tch", "torch-sys"];
-
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    dependencies: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    name: String,
-    kind: Option<String>,
-    #[serde(default)]
-    optional: bool,
-}
-
-/// Normal, non-optional dependencies by package.
-type Graph = BTreeMap<String, BTreeSet<String>>;
+/// What the control plane does without.
+const LIBTORCH: &[&str] = &["tch", "torch-sys", "muster-c10d"];
 
 /// Reads `cargo metadata` and checks every rule.
 ///
 /// # Errors
 /// One line a violation.
-pub fn check() -> Result<String, Vec<String>> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["metadata", "--format-version", "1", "--locked"])
-        .output()
-        .map_err(|error| vec![format!("cannot run cargo metadata: {error}")])?;
-    if !output.status.success() {
-        return Err(vec![format!(
-            "cargo metadata failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )]);
-    }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)
-        .map_err(|error| vec![format!("cannot read cargo metadata: {error}")])?;
-    let graph = graph(metadata);
-    let problems = problems(&graph);
+pub fn check() -> Outcome {
+    let graph = Graph::of_workspace().map_err(|error| vec![error])?;
+    let missing = PLACES
+        .iter()
+        .filter(|place| graph.packages().all(|package| package != place.0))
+        .map(|place| format!("{} has a layer but is not in the workspace", place.0));
+    let problems: Vec<_> = missing.chain(problems(&graph)).collect();
     if problems.is_empty() {
         Ok(format!(
-            "{} crates point downward only",
-            LAYERS.iter().map(|layer| layer.len()).sum::<usize>()
+            "the arrows of {} crates point downward only",
+            PLACES.len()
         ))
     } else {
         Err(problems)
     }
 }
 
-fn graph(metadata: Metadata) -> Graph {
-    let mut graph = Graph::new();
-    for package in metadata.packages {
-        let normal = package
-            .dependencies
-            .into_iter()
-            .filter(|d| d.kind.is_none() && !d.optional);
-        graph
-            .entry(package.name)
-            .or_default()
-            .extend(normal.map(|d| d.name));
-    }
-    graph
-}
-
-fn package_name(name: &str) -> String {
-    if name == "muster" {
-        name.into()
-    } else {
-        format!("muster-{name}")
-    }
-}
-
 fn problems(graph: &Graph) -> Vec<String> {
-    let mut order = BTreeMap::new();
-    for (layer, names) in LAYERS.iter().enumerate() {
-        for (place, name) in names.iter().enumerate() {
-            order.insert(package_name(name), (layer, place));
+    let places: BTreeMap<_, _> = PLACES.iter().map(|place| (place.0, place)).collect();
+    let ours = |name: &str| name == "muster" || name.starts_with("muster-");
+    let mut problems: Vec<_> = graph
+        .packages()
+        .filter(|name| ours(name) && !places.contains_key(name))
+        .map(|name| format!("{name} has no layer: give it one in xtask/src/deps.rs"))
+        .collect();
+    for place in PLACES {
+        problems.extend(wrong_arrows(graph, place, &places));
+        if place.1 <= Layer::Pure {
+            problems.extend(reached(graph, place.0, IMPURE, "is pure"));
         }
     }
-    let mut problems = Vec::new();
-    for name in graph.keys().filter(|name| name.starts_with("muster")) {
-        if !order.contains_key(name) {
-            problems.push(format!(
-                "{name} has no layer: give it one in xtask/src/deps.rs"
-            ));
-        }
-    }
-    for (name, here) in &order {
-        for dependency in graph.get(name).into_iter().flatten() {
-            if order.get(dependency).is_some_and(|there| there >= here) {
-                problems.push(format!(
-                    "{name} must not depend on {dependency}: arrows point downward only"
-                ));
-            }
-        }
-        let tree = closure(graph, name);
-        if here.0 < PURE_LAYERS {
-            for impure in IMPURE.iter().filter(|impure| tree.contains(**impure)) {
-                problems.push(format!("{name} is pure and must not depend on {impure}"));
-            }
-        }
-    }
-    let control_plane = closure(graph, "muster");
-    for torch in TORCH.iter().filter(|torch| control_plane.contains(**torch)) {
-        problems.push(format!(
-            "muster must not depend on {torch}: the control plane does without libtorch"
-        ));
-    }
+    problems.extend(reached(graph, "muster", LIBTORCH, "never links libtorch"));
     problems
 }
 
-fn closure<'a>(graph: &'a Graph, root: &str) -> BTreeSet<&'a str> {
-    let mut seen = BTreeSet::new();
-    let mut open: Vec<&str> = graph
-        .get(root)
-        .into_iter()
-        .flatten()
-        .map(String::as_str)
-        .collect();
-    while let Some(name) = open.pop() {
-        if seen.insert(name) {
-            open.extend(graph.get(name).into_iter().flatten().map(String::as_str));
-        }
-    }
-    seen
+fn wrong_arrows(graph: &Graph, from: &Place, places: &BTreeMap<&str, &Place>) -> Vec<String> {
+    let wrong = |to: &&str| match places.get(to) {
+        Some(place) => place.1 > from.1 || (place.1 == from.1 && !from.2.contains(to)),
+        None => false,
+    };
+    graph
+        .direct(from.0)
+        .filter(wrong)
+        .map(|to| {
+            format!(
+                "{} must not depend on {to}: arrows point downward only",
+                from.0
+            )
+        })
+        .collect()
+}
+
+fn reached(graph: &Graph, package: &str, forbidden: &[&str], rule: &str) -> Vec<String> {
+    let closure = graph.closure(package);
+    forbidden
+        .iter()
+        .filter_map(|name| closure.get(name).map(|via| (name, via)))
+        .map(|(name, via)| {
+            format!("{package} {rule} and must not depend on {name} (pulled in by {via})")
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn planted(edges: &[(&str, &str)]) -> Vec<String> {
-        let mut graph = Graph::new();
-        for (from, to) in edges {
-            graph
-                .entry((*from).into())
-                .or_default()
-                .insert((*to).into());
-        }
-        problems(&graph)
+    fn planted(edges: &[(&str, &str)]) -> String {
+        problems(&Graph::of_edges(edges)).join("\n")
     }
 
     #[test]
-    fn a_downward_arrow_is_fine() {
-        assert_eq!(
-            planted(&[
-                ("muster-cluster", "muster-plan"),
-                ("muster-plan", "muster-types")
-            ]),
-            [""; 0]
+    fn allowed_arrows_are_quiet() {
+        let edges = [
+            ("muster-cluster", "muster-plan"),
+            ("muster-plan", "muster-types"),
+            ("muster-train", "muster-model"),
+            ("muster-coordinator", "tokio"),
+            ("muster", "muster-agent"),
+        ];
+        assert_eq!(planted(&edges), "");
+    }
+
+    #[test]
+    fn an_arrow_to_a_higher_layer_is_named() {
+        let found = planted(&[("muster-store", "muster-agent")]);
+        assert!(
+            found.contains("muster-store must not depend on muster-agent"),
+            "{found}"
         );
     }
 
     #[test]
-    fn an_upward_arrow_is_named() {
-        let found = planted(&[("muster-plan", "muster-cluster")]);
+    fn an_arrow_against_the_order_of_a_layer_is_named() {
+        let found = planted(&[
+            ("muster-ops", "muster-model"),
+            ("muster-plan", "muster-cluster"),
+        ]);
         assert!(
-            found[0].contains("muster-plan must not depend on muster-cluster"),
-            "{found:?}"
+            found.contains("muster-ops must not depend on muster-model"),
+            "{found}"
+        );
+        assert!(
+            found.contains("muster-plan must not depend on muster-cluster"),
+            "{found}"
         );
     }
 
     #[test]
     fn impurity_is_found_through_others() {
         let found = planted(&[("muster-spec", "innocent"), ("innocent", "tokio")]);
-        assert!(found[0].contains("muster-spec is pure"), "{found:?}");
+        assert_eq!(
+            found,
+            "muster-spec is pure and must not depend on tokio (pulled in by innocent)"
+        );
     }
 
     #[test]
     fn libtorch_below_the_control_plane_is_found() {
         let found = planted(&[("muster", "muster-agent"), ("muster-agent", "tch")]);
-        assert!(
-            found
-                .iter()
-                .any(|line| line.contains("does without libtorch")),
-            "{found:?}"
-        );
+        assert!(found.contains("muster never links libtorch"), "{found}");
     }
 
     #[test]
     fn a_crate_without_a_layer_is_named() {
         let found = planted(&[("muster-novel", "serde")]);
-        assert!(found[0].contains("muster-novel has no layer"), "{found:?}");
+        assert!(found.contains("muster-novel has no layer"), "{found}");
     }
 }

@@ -3,10 +3,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of one training run.
+///
+/// Every key has a default, except `data.path`. Relative paths in `data.path` and `checkpoint.uri` are relative to the
+/// directory that a command is run in, not to the file; `muster` makes them absolute before it submits a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunSpec {
-    /// A name for people.
+    /// A name for people; it becomes part of directory names.
     pub name: String,
     /// What is trained.
     pub model: ModelConfig,
@@ -30,7 +33,7 @@ pub struct RunSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSpec {
-    /// Directory made by `muster data prepare`.
+    /// Directory made by `muster data prepare`, readable on every node.
     pub path: String,
 }
 
@@ -58,13 +61,17 @@ pub enum Reduction {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSpec {
-    /// Optimizer steps.
+    /// Optimizer steps, at least 1.
+    #[schemars(range(min = 1))]
     pub steps: u64,
     /// Sequences a step, all workers together; a multiple of `micro_batch`.
+    #[schemars(range(min = 1))]
     pub global_batch: u32,
-    /// Sequences a forward pass.
+    /// Sequences a forward pass, at least 1.
+    #[schemars(range(min = 1))]
     pub micro_batch: u32,
-    /// What initialisation, data order and dropout are derived from.
+    /// What initialisation, data order and dropout are derived from; at most 2^63 - 1, as TOML's integers.
+    #[schemars(range(max = 9223372036854775807_u64))]
     pub seed: u64,
     /// In which order gradients are summed.
     pub reduction: Reduction,
@@ -87,17 +94,23 @@ pub enum OptimizerKind {
 pub struct OptimizerSpec {
     /// Which optimizer.
     pub kind: OptimizerKind,
-    /// Peak learning rate.
+    /// Peak learning rate, above 0 and at most 10.
+    #[schemars(range(max = 10.0), extend("exclusiveMinimum" = 0.0))]
     pub learning_rate: f64,
-    /// Decay of the first moment.
+    /// Decay of the first moment, in [0, 1).
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment, in [0, 1).
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub beta2: f64,
-    /// Added to the denominator.
+    /// Added to the denominator of the update; above 0.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
     pub epsilon: f64,
-    /// Decoupled decay of tensors with two or more dimensions.
+    /// Decoupled decay of tensors with two or more dimensions, in [0, 10].
+    #[schemars(range(min = 0.0, max = 10.0))]
     pub weight_decay: f64,
     /// Largest global L2 norm of the gradient; 0: no clipping.
+    #[schemars(range(min = 0.0))]
     pub clip_norm: f64,
 }
 
@@ -122,11 +135,13 @@ pub enum ScheduleKind {
 pub struct ScheduleSpec {
     /// Shape after warm-up.
     pub kind: ScheduleKind,
-    /// Steps of linear warm-up, from peak/warmup_steps at the first step to the peak at step `warmup_steps`.
+    /// Steps of linear warm-up, from peak/warmup_steps at the first step to the peak at step `warmup_steps`; 0: none.
+    /// At most `train.steps`.
     pub warmup_steps: u64,
-    /// Learning rate at the end, as a share of the peak.
+    /// Learning rate at the end, as a share of the peak, in [0, 1].
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub min_ratio: f64,
-    /// `wsd` only: length of the decay.
+    /// `wsd` only: steps of the decay, at least 1 and at most those that warm-up leaves.
     pub decay_steps: u64,
 }
 
@@ -136,7 +151,8 @@ pub struct ScheduleSpec {
 pub struct EvaluationSpec {
     /// Every so many steps, and at the end; 0: never.
     pub every_steps: u64,
-    /// Sequences of the held-out split, from its beginning; at most as many as it has.
+    /// Sequences of the held-out split, from its beginning; all of them where it has fewer. At least 1.
+    #[schemars(range(min = 1))]
     pub sequences: u32,
 }
 
@@ -157,9 +173,11 @@ pub enum DeviceKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkersSpec {
-    /// Training waits while there are fewer.
+    /// Training waits while there are fewer. At least 1.
+    #[schemars(range(min = 1))]
     pub min: u32,
-    /// Never more; at most the slots of the batch (`global_batch / micro_batch`).
+    /// Never more; at least `min`, at most the slots of the batch (`global_batch / micro_batch`).
+    #[schemars(range(min = 1))]
     pub max: u32,
     /// What they run on.
     pub device: DeviceKind,
@@ -167,7 +185,8 @@ pub struct WorkersSpec {
     pub threads: u32,
     /// How long workers may take to save and leave when the job is stopped.
     pub grace_seconds: u32,
-    /// A collective that takes longer than this has failed.
+    /// A collective that takes longer than this has failed. At least 1.
+    #[schemars(range(min = 1))]
     pub collective_timeout_seconds: u32,
 }
 
@@ -230,7 +249,7 @@ impl Default for ScheduleSpec {
     fn default() -> Self {
         Self {
             kind: ScheduleKind::Cosine,
-            warmup_steps: 100,
+            warmup_steps: 0,
             min_ratio: 0.1,
             decay_steps: 0,
         }

@@ -127,7 +127,9 @@ async fn of_two_writers_of_one_manifest_exactly_one_wins() {
     let store = CheckpointStore::open(&root, job()).unwrap();
     let file = shard(&store, state(1, 1), "r0.safetensors", 1.0);
     let writers = (0..8u64).map(|tokens_seen| {
-        let mut manifest = manifest(state(1, 1), vec![file.clone()]);
+        let mut file = file.clone();
+        file.digest = muster_types::Digest::new([tokens_seen as u8; 32]);
+        let mut manifest = manifest(state(1, 1), vec![file]);
         manifest.tokens_seen = tokens_seen;
         let store = CheckpointStore::open(&root, job()).unwrap();
         tokio::spawn(async move {
@@ -156,6 +158,12 @@ async fn the_same_manifest_again_is_no_error_and_an_incomplete_one_is_refused() 
     let dir = TempDir::new().unwrap();
     let (store, whole) = committed(&dir, state(1, 10)).await;
     assert_eq!(store.commit(&whole).await.unwrap(), Commit::AlreadyThere);
+    // Of the same files, by a coordinator that knows less of the job: what is there stays.
+    let mut poorer = whole.clone();
+    poorer.numerics_fingerprint.clear();
+    assert_eq!(store.commit(&poorer).await.unwrap(), Commit::AlreadyThere);
+    let there = Checkpoint::open(&store.uri(state(1, 10))).await.unwrap();
+    assert_eq!(*there.manifest(), whole);
 
     let mut file = shard(&store, state(1, 20), "r0.safetensors", 1.0);
     file.bytes += 1;

@@ -1,0 +1,188 @@
+use crate::{RunSpec, ScheduleKind, SpecError, SpecErrors, check};
+
+impl RunSpec {
+    /// Whether this can be trained, as far as the spec alone tells: every value within its range, and all of them
+    /// together. Whether the dataset exists and fits is for those to say who can read it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn validate(&self) -> Result<(), SpecErrors> {
+        let mut errors = check::values(self);
+        errors.extend(
+            self.contradictions()
+                .into_iter()
+                .map(|contradiction| contradiction.error),
+        );
+        SpecErrors::check(errors)
+    }
+
+    /// What is wrong between keys whose values are each within their range.
+    pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        self.check_model(&mut found);
+        self.check_paths(&mut found);
+        self.check_batch_and_workers(&mut found);
+        self.check_schedule(&mut found);
+        found
+    }
+
+    fn check_model(&self, found: &mut Vec<Contradiction>) {
+        if let Err(error) = self.model.validate() {
+            let (message, fix) = error.to_string().split_once("; ").map_or_else(
+                || (error.to_string(), String::new()),
+                |(message, fix)| (message.to_owned(), fix.to_owned()),
+            );
+            let key = format!("model.{}", error.key());
+            found.push(Contradiction {
+                error: SpecError::new(&key, message, fix),
+                keys: vec![key],
+            });
+        }
+    }
+
+    fn check_paths(&self, found: &mut Vec<Contradiction>) {
+        if self.name.trim().is_empty() || self.name.contains(['/', '\0', '\n']) {
+            let message = format!(
+                "`name` is {:?}, but it becomes part of directory names",
+                self.name
+            );
+            found.push(contradiction(
+                &["name"],
+                message,
+                "give the run a short name without slashes".into(),
+            ));
+        }
+        if self.data.path.trim().is_empty() {
+            let fix = "set it to a directory that `muster data prepare` has made, such as `path = \"data/shakespeare\"` in [data]";
+            found.push(contradiction(
+                &["data.path"],
+                "`data.path` is not set".into(),
+                fix.into(),
+            ));
+        }
+        let uri = &self.checkpoint.uri;
+        let supported = match uri.split_once("://") {
+            None => true,
+            Some((scheme, rest)) => scheme == "file" && rest.starts_with('/'),
+        };
+        if !supported {
+            let message = format!(
+                "`checkpoint.uri` is {uri:?}, but this version keeps checkpoints in directories only: a path or file:///absolute/path"
+            );
+            let fix = "name a directory that every node reaches, or leave the key out: they then lie below the run's own directory";
+            found.push(contradiction(&["checkpoint.uri"], message, fix.into()));
+        }
+    }
+
+    fn check_batch_and_workers(&self, found: &mut Vec<Contradiction>) {
+        let (batch, micro) = (self.train.global_batch, self.train.micro_batch);
+        if batch == 0 || micro == 0 {
+            return;
+        }
+        if !batch.is_multiple_of(micro) {
+            let above = batch.div_ceil(micro).checked_mul(micro);
+            let below = batch / micro * micro;
+            let near = match (below, above) {
+                (0, Some(above)) => above.to_string(),
+                (below, Some(above)) => format!("{below} or {above}"),
+                (below, None) => below.to_string(),
+            };
+            let message = format!(
+                "`train.global_batch` ({batch}) is not a multiple of `train.micro_batch` ({micro})"
+            );
+            let fix = format!(
+                "set train.global_batch to {near}, or choose a micro-batch that divides {batch}"
+            );
+            found.push(contradiction(
+                &["train.global_batch", "train.micro_batch"],
+                message,
+                fix,
+            ));
+            return;
+        }
+        let (min, max, slots) = (self.workers.min, self.workers.max, self.batch_slots());
+        if min > max {
+            let message = format!("`workers.min` ({min}) is above `workers.max` ({max})");
+            let fix = "raise workers.max or lower workers.min".to_owned();
+            found.push(contradiction(&["workers.min", "workers.max"], message, fix));
+        }
+        if max > slots {
+            let message = format!(
+                "`workers.max` ({max}) is above the slots of the batch ({slots} = train.global_batch {batch} / train.micro_batch {micro})"
+            );
+            let fix = format!(
+                "every worker trains at least one micro-batch a step: set workers.max to {slots} or less, raise train.global_batch, or lower train.micro_batch"
+            );
+            found.push(contradiction(
+                &["workers.max", "train.global_batch", "train.micro_batch"],
+                message,
+                fix,
+            ));
+        }
+    }
+
+    fn check_schedule(&self, found: &mut Vec<Contradiction>) {
+        let (steps, schedule) = (self.train.steps, &self.schedule);
+        let (warmup, decay) = (schedule.warmup_steps, schedule.decay_steps);
+        if warmup > steps {
+            let message =
+                format!("`schedule.warmup_steps` ({warmup}) is above `train.steps` ({steps})");
+            let fix =
+                "the learning rate would never reach its peak: lower the warm-up, or train longer"
+                    .to_owned();
+            found.push(contradiction(
+                &["schedule.warmup_steps", "train.steps"],
+                message,
+                fix,
+            ));
+        } else if schedule.kind == ScheduleKind::Wsd && decay == 0 {
+            let message = "`schedule.decay_steps` is 0, but a \"wsd\" schedule decays".to_owned();
+            let fix = "set it to the length of the decay, often a tenth of train.steps".to_owned();
+            found.push(contradiction(
+                &["schedule.decay_steps", "schedule.kind"],
+                message,
+                fix,
+            ));
+        } else if schedule.kind == ScheduleKind::Wsd && decay > steps - warmup {
+            let message = format!(
+                "`schedule.decay_steps` ({decay}) is above the {} steps that warm-up ({warmup}) leaves of `train.steps` ({steps})",
+                steps - warmup
+            );
+            let keys = [
+                "schedule.decay_steps",
+                "schedule.warmup_steps",
+                "train.steps",
+            ];
+            found.push(contradiction(
+                &keys,
+                message,
+                "shorten the warm-up or the decay, or train longer".into(),
+            ));
+        } else if schedule.kind != ScheduleKind::Wsd && decay != 0 {
+            let message = format!(
+                "`schedule.decay_steps` is {decay}, but only a \"wsd\" schedule has a decay of its own"
+            );
+            let fix = "set `kind = \"wsd\"` in [schedule], or leave decay_steps out".to_owned();
+            found.push(contradiction(
+                &["schedule.decay_steps", "schedule.kind"],
+                message,
+                fix,
+            ));
+        }
+    }
+}
+
+/// Values that do not go together.
+pub(crate) struct Contradiction {
+    pub error: SpecError,
+    /// The keys that take part, the one to change first.
+    pub keys: Vec<String>,
+}
+
+fn contradiction(keys: &[&str], message: String, fix: String) -> Contradiction {
+    let first = keys.first().copied().unwrap_or_default();
+    Contradiction {
+        error: SpecError::new(first, message, fix),
+        keys: keys.iter().map(|&key| key.to_owned()).collect(),
+    }
+}
