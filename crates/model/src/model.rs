@@ -1,0 +1,54 @@
+use muster_arch::ModelConfig;
+use tch::{TchError, Tensor};
+
+use crate::{Parameters, loss::cross_entropy_sum};
+
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Training: dropout, if any, is drawn from this seed alone.
+    Train {
+        /// Derived from (seed, step, slot of the batch), so that a step tried again draws the same.
+        dropout_seed: u64,
+    },
+    /// Evaluation and generation: no dropout.
+    Evaluate,
+}
+
+/// A decoder-only language model. Errors are libtorch's: shapes that do not fit, memory that ran out.
+pub trait Model: Send {
+    /// What the model is made of.
+    fn config(&self) -> &ModelConfig;
+
+    /// Its parameters, in the order of `muster_arch`'s table.
+    fn parameters(&self) -> &Parameters;
+
+    /// The residual stream after the last norm. `tokens`: \[B, T\] int64, T at most the context length. Returns
+    /// \[B, T, C\].
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn features(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor, TchError>;
+
+    /// The output head. `features`: \[…, C\]. Returns logits \[…, V\].
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn head(&self, features: &Tensor) -> Result<Tensor, TchError>;
+
+    /// Logits of the next token at each place. `tokens`: \[B, T\] int64. Returns \[B, T, V\].
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn forward(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor, TchError> {
+        self.head(&self.features(tokens, pass)?)
+    }
+
+    /// Cross-entropy in nats, summed over tokens in fp32. `tokens` and `targets`: \[B, T\] int64. Returns a scalar.
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn loss_sum(&self, tokens: &Tensor, targets: &Tensor, pass: Pass) -> Result<Tensor, TchError> {
+        cross_entropy_sum(&self.forward(tokens, pass)?, targets)
+    }
+}
