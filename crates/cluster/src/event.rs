@@ -8,34 +8,70 @@ pub enum Event {
     /// A client submitted a job whose spec and dataset were validated.
     Submitted(Submission),
     /// A client asked to stop a job.
-    StopRequested { job: JobId, grace_seconds: u32 },
+    StopRequested {
+        /// The job.
+        job: JobId,
+        /// How long its workers may take to save and leave; 0: as the spec says.
+        grace_seconds: u32,
+    },
     /// A client asked to take a stopped or failed job up again.
-    ResumeRequested { job: JobId },
+    ResumeRequested {
+        /// The job.
+        job: JobId,
+    },
     /// An agent said hello.
     AgentConnected(AgentHello),
     /// An agent's stream broke. Its workers are not known to be dead.
-    AgentDisconnected { node: NodeName },
+    AgentDisconnected {
+        /// The node.
+        node: NodeName,
+    },
     /// An agent has started a worker.
-    WorkerStarted { worker: WorkerId, pid: u32 },
+    WorkerStarted {
+        /// The worker.
+        worker: WorkerId,
+        /// Process id on its node.
+        pid: u32,
+    },
     /// An agent has seen a worker's process end (or failed to start it): its slot is empty.
-    WorkerExited { worker: WorkerId, exit: Exit },
+    WorkerExited {
+        /// The worker.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+    },
     /// A message of a worker's control thread.
     Worker {
+        /// The job.
         job: JobId,
+        /// The worker.
         worker: WorkerId,
+        /// The generation that the sender is in; 0: none.
         generation: Generation,
+        /// What it says.
         message: WorkerMessage,
     },
     /// A worker's control stream broke.
-    WorkerDisconnected { worker: WorkerId },
+    WorkerDisconnected {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// The shell has written (or failed to write) a manifest that it was commanded to write.
     ManifestDone {
+        /// The job.
         job: JobId,
+        /// The state.
         state: StateId,
+        /// The checkpoint's directory, or why there is no manifest.
         result: Result<String, String>,
     },
     /// The shell has deleted a checkpoint.
-    CheckpointDeleted { job: JobId, state: StateId },
+    CheckpointDeleted {
+        /// The job.
+        job: JobId,
+        /// The state.
+        state: StateId,
+    },
     /// Time has passed.
     Tick,
 }
@@ -97,60 +133,104 @@ pub struct Exit {
 pub enum WorkerMessage {
     /// First on every stream.
     Attach {
+        /// Process id on its node.
         pid: u32,
+        /// Where peers reach it for collectives.
         collective_address: String,
+        /// The valid state in hand, if any.
         holdings: Option<StateId>,
+        /// Whether it is ready to be a candidate.
         warm: bool,
+        /// Under which numerics it computes.
         numerics_fingerprint: String,
     },
     /// Ready to be a candidate.
-    Warm { numerics_fingerprint: String },
+    Warm {
+        /// Under which numerics it computes.
+        numerics_fingerprint: String,
+    },
     /// No commit happens in `superseded` any more.
     Fenced {
+        /// The generation that is over for it.
         superseded: Generation,
+        /// The valid state in hand, if any.
         holdings: Option<StateId>,
     },
     /// Built, healed, agreed.
     Ready {
+        /// Over parameters and optimizer state, equal on all ranks.
         state_hash: u64,
+        /// How long the heal took.
         heal_ms: u32,
+        /// Bytes that were overwritten.
         healed_bytes: u64,
+        /// `live`, `checkpoint`, `init`, or `none` where it held the state already.
         healed_from: String,
     },
     /// Committed steps, oldest first.
-    Report { steps: Vec<StepMetrics> },
+    Report {
+        /// One entry a step.
+        steps: Vec<StepMetrics>,
+    },
     /// This rank cannot go on in this generation.
     Failed {
+        /// What went wrong, in words.
         cause: String,
+        /// `collective`, `data`, `memory`, `divergence`, `state` or `other`.
         class: String,
+        /// What it was doing.
         phase: String,
+        /// Its newest committed step.
         step: Step,
     },
     /// Left at an agreed step boundary, with this state.
-    AtBoundary { state: StateId },
+    AtBoundary {
+        /// The state.
+        state: StateId,
+    },
     /// A part of a checkpoint is durable.
     PartWritten(Part),
     /// A part could not be written.
     PartFailed {
+        /// The state.
         state: StateId,
+        /// The writer's rank.
         rank: Rank,
+        /// What went wrong, in words.
         cause: String,
     },
     /// A checkpoint could not be read.
     Unreadable {
+        /// The state.
         state: StateId,
+        /// Its directory.
         uri: String,
+        /// What went wrong, in words.
         cause: String,
+        /// Whether the content is wrong, and not merely out of reach.
         corrupt: bool,
     },
     /// Gone in good order.
-    Left { reason: String, step: Step },
+    Left {
+        /// In words.
+        reason: String,
+        /// Its newest committed step.
+        step: Step,
+    },
     /// What it is doing.
-    Phase { phase: String, step: Step },
+    Phase {
+        /// What it was doing.
+        phase: String,
+        /// Its newest committed step.
+        step: Step,
+    },
     /// The held-out loss at a step.
     Evaluated {
+        /// Its newest committed step.
         step: Step,
+        /// Mean loss per token, nats.
         validation_loss: f64,
+        /// Over so many tokens.
         tokens: u64,
     },
 }

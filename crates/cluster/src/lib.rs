@@ -1,9 +1,45 @@
 //! The pure heart: jobs, generations and the scheduler as decide and apply.
-#![allow(missing_docs)]
-mod command;
-mod event;
-mod record;
+//!
+//! [`Cluster::decide`] takes an [`Event`] and says what follows: [`Record`]s that change durable state, [`Note`]s that change
+//! what is merely known, and [`Command`]s for the shells. Nothing here reads a clock, a file or a socket.
+//!
+//! A decision is made by a `Turn` on a cheap copy, in which each consequence sees those before it. The rules of one job are
+//! methods of `JobTurn`, a file for each concern: `lifecycle`, `agents` and `messages` take events; `forming`, `formed`,
+//! `liveness` and `checkpoints` say what follows; `placement` deals slots to jobs; `stance`, `status` and `describe` put it
+//! into words. `job` is the durable state and what each record changes in it; `volatile` is the rest.
 
-pub use command::*;
-pub use event::*;
-pub use record::*;
+mod agents;
+mod checkpoints;
+mod cluster;
+mod command;
+mod describe;
+mod event;
+mod formed;
+mod forming;
+mod job;
+mod job_turn;
+mod ledger;
+mod lifecycle;
+mod liveness;
+mod messages;
+mod nodes;
+mod options;
+mod placement;
+mod record;
+mod saves;
+mod stance;
+mod status;
+#[cfg(test)]
+mod tests;
+mod totals;
+mod turn;
+mod volatile;
+
+pub use cluster::{Cluster, CommittedStep, Decision};
+pub use command::{Command, Form, Order, Resume, ResumeSource};
+pub use describe::{PublicEvent, describe};
+pub use event::{AgentHello, Event, Exit, Part, SlotOffer, StepMetrics, Submission, WorkerMessage};
+pub use options::ClusterOptions;
+pub use record::{JobState, OpenCause, Record, RecordKind};
+pub use status::{CheckpointRef, JobStatus, NodeStatus, WorkerState, WorkerStatus};
+pub use volatile::Note;

@@ -3,13 +3,19 @@ use std::collections::BTreeMap;
 use muster_types::{Generation, JobId, NodeName, Segment, StateId, Step, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Resume, Submission};
+use crate::{Exit, Resume, Submission};
 
 /// A change of durable state. Journaled and fsynced before any command it comes with is run; replay applies records alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// For people; nothing is decided by it.
     pub at: Timestamp,
+    /// The job's newest generation when this was recorded. For people.
+    #[serde(default)]
+    pub generation: Generation,
+    /// The job's newest committed step when this was recorded. For people.
+    #[serde(default)]
+    pub step: Step,
     /// What changed.
     pub kind: RecordKind,
 }
@@ -22,79 +28,197 @@ pub enum RecordKind {
     JobSubmitted(Box<Submission>),
     /// A job's lifecycle moved.
     JobState {
+        /// The job.
         job: JobId,
+        /// Where it is now.
         state: JobState,
+        /// Why, in words.
         reason: String,
     },
+    /// Someone asked for the job to be stopped. Taking the job up again ends it.
+    StopRequested {
+        /// The job.
+        job: JobId,
+        /// How long its workers may take to save and leave.
+        grace_seconds: u32,
+    },
     /// A data-order segment begins.
-    SegmentOpened { job: JobId, segment: Segment },
+    SegmentOpened {
+        /// The job.
+        job: JobId,
+        /// The stretch of its data order.
+        segment: Segment,
+    },
     /// A worker of a job belongs on a slot: it is to be started there.
     WorkerPlaced {
+        /// The job.
         job: JobId,
+        /// The worker; its id is never used again.
         worker: WorkerId,
+        /// The slot's node.
         node: NodeName,
+        /// The slot's index on the node.
         slot: u32,
+        /// What the slot is: `cpu` or `cuda:INDEX`.
+        #[serde(default)]
+        device: String,
+        /// CPU threads for the worker.
+        #[serde(default)]
+        threads: u32,
+        /// Why, in words.
         reason: String,
     },
     /// A worker is out of the job for good; its slot is free once its process has ended.
     WorkerExpelled {
+        /// The job.
         job: JobId,
+        /// The worker.
         worker: WorkerId,
+        /// Why, in words.
         reason: String,
     },
     /// A worker's process has ended: its slot is empty.
     WorkerGone {
+        /// The job.
         job: JobId,
+        /// The worker.
         worker: WorkerId,
+        /// How it ended, in words.
         reason: String,
+        /// How it ended, where its agent has seen it.
+        #[serde(default)]
+        exit: Option<Exit>,
     },
     /// A generation is being agreed on; the one before is over.
     GenerationOpened {
+        /// The job.
         job: JobId,
+        /// The generation.
         generation: Generation,
+        /// Who may become a member, in the order of the ranks to be.
         candidates: Vec<WorkerId>,
+        /// What made it necessary.
+        #[serde(default)]
+        cause: OpenCause,
+        /// Why, in words.
         reason: String,
     },
     /// A generation is agreed: members in rank order.
     GenerationFormed {
+        /// The job.
         job: JobId,
+        /// The generation.
         generation: Generation,
+        /// Its members, in rank order.
         members: Vec<WorkerId>,
+        /// The state that it starts from.
         resume: Resume,
     },
     /// A checkpoint is complete and verified.
     CheckpointCommitted {
+        /// The job.
         job: JobId,
+        /// Its state.
         state: StateId,
+        /// Its directory.
         uri: String,
+        /// Tokens trained on up to it.
         tokens_seen: u64,
+        /// Bytes of all its parts.
         total_bytes: u64,
     },
     /// A checkpoint turned out not to read back; it is never loaded again.
     CheckpointCondemned {
+        /// The job.
         job: JobId,
+        /// Its state.
         state: StateId,
+        /// What was wrong with it.
         reason: String,
     },
     /// A checkpoint was removed, by retention.
-    CheckpointDeleted { job: JobId, state: StateId },
-    /// How far the committed history is known to have come. Every few seconds and at each generation change.
-    Watermark {
+    CheckpointDeleted {
+        /// The job.
         job: JobId,
+        /// Its state.
         state: StateId,
+    },
+    /// How far the committed history is known to have come: every few seconds, at each generation change and for each
+    /// checkpoint.
+    Watermark {
+        /// The job.
+        job: JobId,
+        /// A state on the line.
+        state: StateId,
+        /// Tokens trained on up to it.
         tokens_seen: u64,
+        /// Wrapping sum of the evidence of all samples fed up to it.
         evidence: u64,
+        /// How many samples that was.
         samples: u64,
+    },
+    /// The held-out loss of a committed state.
+    Evaluated {
+        /// The job.
+        job: JobId,
+        /// The state.
+        state: StateId,
+        /// Mean loss per token, nats; absent where it was not finite.
+        validation_loss: Option<f64>,
+        /// Over so many tokens.
+        tokens: u64,
     },
     /// Something for people to know that changes no state.
     Noted {
+        /// The job.
         job: JobId,
+        /// The event's kind.
         event: String,
+        /// The generation that it concerns.
         generation: Generation,
+        /// The step that it concerns.
         step: Step,
+        /// In words.
         reason: String,
+        /// What else the kind needs.
         details: BTreeMap<String, serde_json::Value>,
     },
+}
+
+impl RecordKind {
+    /// The job that the record belongs to.
+    pub fn job(&self) -> JobId {
+        match self {
+            Self::JobSubmitted(submission) => submission.job,
+            Self::JobState { job, .. }
+            | Self::StopRequested { job, .. }
+            | Self::SegmentOpened { job, .. }
+            | Self::WorkerPlaced { job, .. }
+            | Self::WorkerExpelled { job, .. }
+            | Self::WorkerGone { job, .. }
+            | Self::GenerationOpened { job, .. }
+            | Self::GenerationFormed { job, .. }
+            | Self::CheckpointCommitted { job, .. }
+            | Self::CheckpointCondemned { job, .. }
+            | Self::CheckpointDeleted { job, .. }
+            | Self::Watermark { job, .. }
+            | Self::Evaluated { job, .. }
+            | Self::Noted { job, .. } => *job,
+        }
+    }
+}
+
+/// What made a new generation necessary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpenCause {
+    /// Workers have come together: the first generation, or the first since the job was taken up.
+    #[default]
+    Gathered,
+    /// A worker was lost, or a generation failed.
+    Lost,
+    /// All members left at a boundary to take newcomers along.
+    Grown,
 }
 
 /// A job's lifecycle, as status shows it.
@@ -117,4 +241,25 @@ pub enum JobState {
     Failed,
     /// Stopped on request; can be resumed.
     Stopped,
+}
+
+impl JobState {
+    /// The word for it, as every interface shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Rendezvous => "rendezvous",
+            Self::Restoring => "restoring",
+            Self::Training => "training",
+            Self::Draining => "draining",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether nothing happens to the job any more unless someone takes it up again.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Stopped)
+    }
 }

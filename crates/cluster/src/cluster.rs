@@ -1,0 +1,146 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use muster_types::{JobId, Monotonic, Now, StateId, WorkerId};
+
+use crate::{
+    ClusterOptions, Command, Event, Note, Record, RecordKind, StepMetrics,
+    job::Job,
+    nodes::Nodes,
+    turn::Turn,
+    volatile::{NoteKind, Volatile},
+};
+
+/// All jobs and nodes, as a value: [`Cluster::decide`] says what follows from an event, and changes nothing.
+///
+/// The shell journals a decision's records, applies them, takes its notes, and then runs its commands. Replay applies
+/// records alone; after it, and whenever [`Cluster::next_deadline`] has come, the shell feeds [`Event::Tick`].
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub(crate) options: Arc<ClusterOptions>,
+    pub(crate) jobs: BTreeMap<JobId, JobEntry>,
+    pub(crate) nodes: Arc<Nodes>,
+}
+
+/// A job: what is on record, and what is merely known. Shared, so that a decision can try its consequences on a copy.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobEntry {
+    pub job: Arc<Job>,
+    pub volatile: Arc<Volatile>,
+}
+
+/// What follows from an event.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// To be journaled durably, then applied, in this order.
+    pub records: Vec<Record>,
+    /// To be taken after the records were applied.
+    pub notes: Vec<Note>,
+    /// To be run last, in this order.
+    pub commands: Vec<Command>,
+    /// Steps that were reported for the first time, in order. After a rollback, steps come again: the resume state of
+    /// `GenerationFormed` says from where on.
+    pub committed: Vec<CommittedStep>,
+}
+
+/// The first report of a committed step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CommittedStep {
+    /// Whose step it is.
+    pub job: JobId,
+    /// The state that it reached.
+    pub state: StateId,
+    /// What it brought.
+    pub metrics: StepMetrics,
+}
+
+impl Cluster {
+    /// No jobs, no nodes.
+    pub fn new(options: ClusterOptions) -> Self {
+        Self {
+            options: Arc::new(options),
+            jobs: BTreeMap::new(),
+            nodes: Arc::default(),
+        }
+    }
+
+    /// What follows from an event, to the last consequence.
+    pub fn decide(&self, now: Now, event: Event) -> Decision {
+        let mut turn = Turn::new(self, now);
+        turn.handle(event);
+        turn.into_decision()
+    }
+
+    /// Changes what a record says. Replaying a journal gives the durable state that wrote it.
+    pub fn apply(&mut self, record: &Record) {
+        if let RecordKind::JobSubmitted(submission) = &record.kind {
+            let sequence = self.jobs.len() as u64;
+            self.jobs.entry(submission.job).or_insert_with(|| JobEntry {
+                job: Arc::new(Job::new((**submission).clone(), record.at, sequence)),
+                volatile: Arc::default(),
+            });
+            return;
+        }
+        if let RecordKind::WorkerPlaced {
+            worker, node, slot, ..
+        } = &record.kind
+        {
+            debug_assert!(
+                !self.jobs.values().flat_map(|entry| &entry.job.workers).any(
+                    |(other, placement)| {
+                        other == worker || (placement.node == *node && placement.slot == *slot)
+                    }
+                ),
+                "slot {slot} of node {node} is to run a second worker"
+            );
+        }
+        if let Some(entry) = self.jobs.get_mut(&record.kind.job()) {
+            Arc::make_mut(&mut entry.job).apply(record);
+        }
+    }
+
+    /// Takes a note of a decision whose records were applied.
+    pub fn note(&mut self, note: Note) {
+        match note.0 {
+            NoteKind::Job(job, volatile) => {
+                if let Some(entry) = self.jobs.get_mut(&job) {
+                    entry.volatile = volatile;
+                }
+            }
+            NoteKind::Nodes(nodes) => self.nodes = nodes,
+        }
+    }
+
+    /// When [`Event::Tick`] is wanted; a tick at any other time does no harm.
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        self.jobs
+            .values()
+            .filter(|entry| !entry.job.state.is_over())
+            .filter_map(|entry| entry.volatile.wake)
+            .min()
+    }
+
+    /// The job that a worker belongs to, while its slot is not known to be empty.
+    pub(crate) fn job_of(&self, worker: &WorkerId) -> Option<JobId> {
+        self.jobs
+            .iter()
+            .find(|(_, entry)| entry.job.workers.contains_key(worker))
+            .map(|(job, _)| *job)
+    }
+
+    /// The jobs in order of submission.
+    pub(crate) fn in_order(&self) -> Vec<JobId> {
+        let mut jobs: Vec<_> = self
+            .jobs
+            .iter()
+            .map(|(job, entry)| (entry.job.sequence, *job))
+            .collect();
+        jobs.sort_unstable();
+        jobs.into_iter().map(|(_, job)| job).collect()
+    }
+
+    /// The durable state: what a replay of the journal must give again.
+    #[cfg(test)]
+    pub(crate) fn durable(&self) -> Vec<&Job> {
+        self.jobs.values().map(|entry| &*entry.job).collect()
+    }
+}

@@ -1,0 +1,247 @@
+use std::collections::BTreeMap;
+
+use muster_types::{Generation, Rank, WorkerId, WorldSize};
+
+use crate::{
+    Form, JobState, OpenCause, Order, RecordKind, ResumeSource, job_turn::JobTurn, liveness::Origin,
+};
+
+impl JobTurn<'_> {
+    /// Sends `Form` to each member that is not in the generation yet: at once, and again to one that attaches without it.
+    pub fn send_forms(&mut self) {
+        let generation = self.job.generation;
+        let Some(resume) = self.job.resume.clone() else {
+            return;
+        };
+        let mut members = Vec::with_capacity(self.job.members.len());
+        for member in &self.job.members {
+            match self.volatile.workers.get(member) {
+                Some(view) if !view.address.is_empty() => {
+                    members.push((member.clone(), view.address.clone()))
+                }
+                // After a restart of the coordinator, members say again where their peers reach them.
+                _ => return,
+            }
+        }
+        let world = WorldSize(members.len() as u32);
+        let assignment = match muster_plan::deal(self.job.submission.spec.batch_slots(), world) {
+            Ok(assignment) => assignment,
+            Err(error) => {
+                return self.fail(format!("the slots of the batch cannot be dealt: {error}"));
+            }
+        };
+        for (rank, member) in (0u32..).zip(self.job.members.clone()) {
+            let Some(view) = self.volatile.workers.get(&member) else {
+                continue;
+            };
+            if view.connected && view.generation < generation && view.told_form != Some(generation)
+            {
+                self.view(&member).told_form = Some(generation);
+                let form = Form {
+                    rank: Rank(rank),
+                    members: members.clone(),
+                    resume: resume.clone(),
+                    assignment: assignment.clone(),
+                    segments: self.job.segments.clone(),
+                };
+                self.tell(&member, Order::Form(Box::new(form)));
+            }
+        }
+    }
+
+    /// Notices that all members are ready.
+    pub fn notice_ready(&mut self) {
+        let generation = self.job.generation;
+        if self.volatile.round.ready {
+            return;
+        }
+        let mut hashes: BTreeMap<u64, Vec<WorkerId>> = BTreeMap::new();
+        for member in self.job.members.clone() {
+            match self
+                .volatile
+                .workers
+                .get(&member)
+                .and_then(|view| view.ready)
+            {
+                Some((ready, hash)) if ready == generation => {
+                    hashes.entry(hash).or_default().push(member)
+                }
+                _ => return,
+            }
+        }
+        if hashes.len() > 1 {
+            return self.judge_difference(hashes);
+        }
+        self.set_ready();
+    }
+
+    /// All members of the generation are known to be at work.
+    pub fn set_ready(&mut self) {
+        let now = self.now.monotonic;
+        let volatile = self.volatile();
+        volatile.round.ready = true;
+        volatile.round.moved_at = now;
+        volatile.storage = None;
+        for view in volatile.workers.values_mut() {
+            view.slow_in = None;
+        }
+        let unsaved = self.newest_step() < self.job.total_steps() && self.job.stop.is_none();
+        if self.volatile.saves.cut_off && unsaved && !self.volatile.round.save_told {
+            // One rank raises the flag; all save at the boundary that follows.
+            let mut members = self.job.members.iter();
+            if let Some(member) = members.find(|member| self.is_connected(member)).cloned() {
+                let volatile = self.volatile();
+                volatile.round.save_told = true;
+                volatile.saves.cut_off = false;
+                self.tell(&member, Order::SaveNow);
+            }
+        }
+    }
+
+    /// Replicas must agree: the minority is put out, and without a majority the job stops and says so.
+    fn judge_difference(&mut self, hashes: BTreeMap<u64, Vec<WorkerId>>) {
+        let world = self.job.members.len();
+        let majority = hashes
+            .values()
+            .find(|members| members.len() * 2 > world)
+            .cloned();
+        let Some(majority) = majority else {
+            let sides: Vec<String> = hashes
+                .iter()
+                .map(|(hash, members)| format!("{hash:016x}: {members:?}"))
+                .collect();
+            return self.fail(format!(
+                "the replicas disagree and none has a majority: {}",
+                sides.join("; ")
+            ));
+        };
+        for member in self
+            .job
+            .members
+            .clone()
+            .iter()
+            .filter(|member| !majority.contains(member))
+        {
+            let cause =
+                format!("worker {member} holds another state than the majority after the heal");
+            self.put_out(member, cause.clone());
+            self.strike(cause, Origin::Generation(self.job.generation));
+        }
+    }
+
+    fn left_at_boundary(&self, member: &WorkerId, generation: Generation) -> bool {
+        let view = self.volatile.workers.get(member);
+        view.is_some_and(|view| view.at_boundary == Some(generation))
+    }
+
+    /// Takes newcomers along: members leave together at a boundary, and the next generation has all.
+    pub fn grow(&mut self) {
+        let generation = self.job.generation;
+        let present = self.present_members();
+        let some_left = present
+            .iter()
+            .any(|member| self.left_at_boundary(member, generation));
+        // Of those that have left at a boundary, a stop makes one more generation, in which they save.
+        let stopped = self.job.stop.is_some() && !some_left;
+        if stopped || self.is_finishing() || present.is_empty() {
+            return;
+        }
+        let left_together = present
+            .iter()
+            .all(|member| self.left_at_boundary(member, generation));
+        let asked = self.volatile.round.reconfigure_at;
+        let late = match asked {
+            Some(asked) => self.ran_out(asked, self.options.boundary_bound),
+            None => false,
+        };
+        if left_together || late {
+            let before = present.len();
+            let candidates = self.with_newcomers(present);
+            let reason = match candidates.len() - before {
+                0 => "all members left at a boundary".to_owned(),
+                count => format!("{count} more at a step boundary"),
+            };
+            return self.open(candidates, OpenCause::Grown, reason);
+        }
+        let newcomer = self
+            .present()
+            .into_iter()
+            .find(|worker| self.is_warm(worker) && !present.contains(worker));
+        let Some(newcomer) = newcomer else { return };
+        if self.volatile.round.ready && asked.is_none() && present.len() < self.job.capacity() {
+            let now = self.now.monotonic;
+            self.volatile().round.reconfigure_at = Some(now);
+            if let Some(first) = self.job.members.first().cloned() {
+                self.tell(
+                    &first,
+                    Order::Reconfigure {
+                        reason: format!("worker {newcomer} is warm"),
+                    },
+                );
+            }
+        }
+    }
+
+    /// A checkpoint could not be read. A wrong one is never loaded again; one out of reach is tried again.
+    pub fn unreadable(
+        &mut self,
+        worker: &WorkerId,
+        state: muster_types::StateId,
+        cause: String,
+        damage: Damage,
+    ) {
+        let in_use = self.job.resume.as_ref().is_some_and(|resume| {
+            resume.state == state && matches!(resume.source, ResumeSource::Checkpoint { .. })
+        });
+        if !in_use || self.job.rank_of(worker).is_none() || self.volatile.round.ready {
+            return;
+        }
+        let first = self.volatile.round.unreadable.is_empty();
+        let reason = format!("the checkpoint of {state} cannot be read: {cause}");
+        let volatile = self.volatile();
+        volatile.round.unreadable.insert(worker.clone());
+        volatile
+            .round
+            .failures
+            .insert(worker.clone(), reason.clone());
+        match damage {
+            Damage::Corrupt => {
+                if self
+                    .job
+                    .checkpoints
+                    .get(&state)
+                    .is_some_and(|checkpoint| !checkpoint.condemned)
+                {
+                    self.record(RecordKind::CheckpointCondemned {
+                        job: self.id,
+                        state,
+                        reason: cause,
+                    });
+                }
+            }
+            Damage::OutOfReach if first => {
+                let tries = self
+                    .volatile
+                    .storage
+                    .as_ref()
+                    .map_or(0, |(_, tries)| *tries)
+                    + 1;
+                let at = self.now.monotonic + self.options.backoff(tries + 1);
+                let volatile = self.volatile();
+                volatile.storage = Some((reason.clone(), tries));
+                volatile.strikes.retry_at = Some(at);
+                let standing = self.standing();
+                self.announce("storage_unreachable", standing, reason, []);
+            }
+            Damage::OutOfReach => {}
+        }
+        debug_assert_ne!(self.job.state, JobState::Finished);
+    }
+}
+
+/// What is wrong with a checkpoint that could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    Corrupt,
+    OutOfReach,
+}

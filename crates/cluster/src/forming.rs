@@ -1,0 +1,289 @@
+use muster_types::{Generation, StateId, WorkerId};
+
+use crate::{
+    Command, OpenCause, Order, RecordKind, Resume, ResumeSource, job::Phase, job_turn::JobTurn,
+};
+
+impl JobTurn<'_> {
+    /// Opens, forms and tends generations, as far as things stand.
+    pub fn agree_on_a_generation(&mut self) {
+        if self.job.is_done() {
+            return;
+        }
+        match self.job.phase.clone() {
+            Phase::Idle => self.gather(OpenCause::Gathered, "workers have come together"),
+            Phase::Forming { candidates } => self.tend_forming(&candidates),
+            Phase::Active => self.tend_formed(),
+        }
+    }
+
+    fn tend_formed(&mut self) {
+        let Some(reason) = self.breakage() else {
+            self.send_forms();
+            self.notice_ready();
+            return self.grow();
+        };
+        if !self.may_try() {
+            return;
+        }
+        let survivors = self.present_members();
+        if survivors.is_empty() {
+            return self.gather(OpenCause::Lost, &reason);
+        }
+        // Survivors fence at once, be they too few: nothing may be committed in the old generation any more.
+        let candidates = self.with_newcomers(survivors);
+        self.open(candidates, OpenCause::Lost, reason);
+    }
+
+    /// Why the formed generation cannot go on, if so.
+    fn breakage(&self) -> Option<String> {
+        let gone = |member: &&WorkerId| {
+            !self.job.serves(member) && !self.volatile.left.contains_key(*member)
+        };
+        if let Some(member) = self.job.members.iter().find(gone) {
+            let cause = self.volatile.strikes.causes.last().cloned();
+            return Some(cause.unwrap_or_else(|| format!("worker {member} was lost")));
+        }
+        self.volatile
+            .round
+            .failures
+            .iter()
+            .next()
+            .map(|(worker, cause)| format!("worker {worker}: {cause}"))
+    }
+
+    /// Whether the formed generation cannot go on.
+    pub fn is_broken(&self) -> bool {
+        self.breakage().is_some()
+    }
+
+    /// Members that go on together, and warm newcomers behind them, up to the capacity.
+    pub fn with_newcomers(&self, mut candidates: Vec<WorkerId>) -> Vec<WorkerId> {
+        if self.job.stop.is_none() {
+            let newcomers = self
+                .present()
+                .into_iter()
+                .filter(|worker| self.is_warm(worker));
+            let newcomers: Vec<_> = newcomers
+                .filter(|worker| !candidates.contains(worker))
+                .collect();
+            candidates.extend(newcomers);
+        }
+        candidates.truncate(self.job.capacity());
+        candidates
+    }
+
+    /// Opens a generation once enough workers are warm: all that are there, or as many as have come within the grace.
+    fn gather(&mut self, cause: OpenCause, reason: &str) {
+        if self.job.stop.is_some() {
+            return;
+        }
+        let present = self.present();
+        let mut warm: Vec<_> = present
+            .iter()
+            .filter(|worker| self.is_warm(worker))
+            .cloned()
+            .collect();
+        if warm.len() < self.job.required() {
+            if self.volatile.gathered_at.is_some() {
+                self.volatile().gathered_at = None;
+            }
+            return;
+        }
+        let now = self.now.monotonic;
+        let since = *self.volatile().gathered_at.get_or_insert(now);
+        let complete = warm.len() == present.len() || warm.len() >= self.job.capacity();
+        if (complete || self.ran_out(since, self.options.gather_grace)) && self.may_try() {
+            // Former members keep their order, newcomers follow.
+            warm.sort_by_key(|worker| self.job.rank_of(worker).unwrap_or(usize::MAX));
+            warm.truncate(self.job.capacity());
+            self.open(warm, cause, reason.into());
+        }
+    }
+
+    /// Opens the next generation: the one before is over.
+    pub fn open(&mut self, candidates: Vec<WorkerId>, cause: OpenCause, reason: String) {
+        let superseded = self.job.generation;
+        self.mark_progress();
+        self.note_cut_off_save();
+        self.volatile().gathered_at = None;
+        let generation = superseded.next();
+        let kind = RecordKind::GenerationOpened {
+            job: self.id,
+            generation,
+            candidates: candidates.clone(),
+            cause,
+            reason,
+        };
+        self.record(kind);
+        if superseded > Generation(0) {
+            // Whoever still builds the old group waits in its store, and must not.
+            self.command(Command::CloseStore {
+                job: self.id,
+                generation: superseded,
+            });
+        }
+        self.keep_books();
+        self.tend_forming(&candidates);
+    }
+
+    fn tend_forming(&mut self, candidates: &[WorkerId]) {
+        self.send_supersedes(candidates);
+        if candidates.len() < self.job.required() {
+            return self.gather(OpenCause::Lost, "there are enough workers again");
+        }
+        if self.all_fenced() && self.may_try() {
+            self.form(candidates);
+        }
+    }
+
+    /// Tells each candidate within reach, once a stream, that the generation before is over.
+    fn send_supersedes(&mut self, candidates: &[WorkerId]) {
+        let Some(superseded) = self.superseded() else {
+            return;
+        };
+        let reason = format!("generation {} is being agreed on", self.job.generation);
+        for worker in candidates {
+            let Some(view) = self.volatile.workers.get(worker) else {
+                continue;
+            };
+            if self.has_fenced(worker) {
+                continue;
+            }
+            if view.connected && view.told_supersede != Some(superseded) {
+                self.view(worker).told_supersede = Some(superseded);
+                self.tell(
+                    worker,
+                    Order::Supersede {
+                        superseded,
+                        reason: reason.clone(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// The generation before the one that is being agreed on.
+    pub fn superseded(&self) -> Option<Generation> {
+        self.job.generation.get().checked_sub(1).map(Generation)
+    }
+
+    /// Whether no candidate can commit in an older generation any more.
+    pub fn all_fenced(&self) -> bool {
+        let Phase::Forming { candidates } = &self.job.phase else {
+            return false;
+        };
+        candidates.iter().all(|worker| self.has_fenced(worker))
+    }
+
+    /// Whether a candidate has given up every generation before this one. One that was never a member has nothing to give
+    /// up.
+    pub fn has_fenced(&self, worker: &WorkerId) -> bool {
+        let was_member = self
+            .job
+            .workers
+            .get(worker)
+            .is_some_and(|placement| placement.was_member);
+        if !was_member {
+            return self.is_warm(worker);
+        }
+        let fenced = self
+            .volatile
+            .workers
+            .get(worker)
+            .and_then(|view| view.fenced);
+        fenced.is_some_and(|(fenced, _)| Some(fenced) == self.superseded())
+    }
+
+    /// The state that a fenced candidate holds, where it lies on the line.
+    fn held(&self, worker: &WorkerId) -> Option<StateId> {
+        let view = self.volatile.workers.get(worker)?;
+        let was_member = self
+            .job
+            .workers
+            .get(worker)
+            .is_some_and(|placement| placement.was_member);
+        // What a former member did not state when it fenced is never eligible.
+        let held = if was_member {
+            view.fenced.and_then(|(_, held)| held)
+        } else {
+            view.holdings
+        };
+        held.filter(|state| self.job.history.is_eligible(*state))
+    }
+
+    /// The newest state of the line that any of these holds.
+    pub fn newest_held(&self, workers: &[WorkerId]) -> Option<StateId> {
+        workers
+            .iter()
+            .filter_map(|worker| self.held(worker))
+            .max_by_key(|state| (state.step, state.generation))
+    }
+
+    /// Where the members go on: the newest state that one of them holds, or that a checkpoint holds.
+    fn resume_point(&self, members: &[WorkerId]) -> Option<Resume> {
+        let live = self.newest_held(members);
+        let stored = self.job.newest_checkpoint();
+        if let Some(state) = live
+            && stored.is_none_or(|(stored, _)| stored.step <= state.step)
+        {
+            let ranks = (0u32..)
+                .zip(members)
+                .filter(|(_, member)| self.held(member) == Some(state));
+            let ranks = ranks.map(|(rank, _)| muster_types::Rank(rank)).collect();
+            return Some(Resume {
+                state,
+                source: ResumeSource::Live { ranks },
+            });
+        }
+        if let Some((state, checkpoint)) = stored {
+            return Some(Resume {
+                state,
+                source: ResumeSource::Checkpoint {
+                    uri: checkpoint.uri.clone(),
+                },
+            });
+        }
+        // With a checkpoint on record, step 0 would silently throw work away.
+        (!self.job.ever_committed).then_some(Resume {
+            state: StateId::INITIAL,
+            source: ResumeSource::Initialise,
+        })
+    }
+
+    fn form(&mut self, members: &[WorkerId]) {
+        let live = self.newest_held(members);
+        if live.is_none() && (self.volatile.saves.settling() || self.job.stop.is_some()) {
+            // A checkpoint that is all but complete may be the newest state there is; and a job that stops has nothing to
+            // save that is not saved.
+            return;
+        }
+        let Some(resume) = self.resume_point(members) else {
+            return;
+        };
+        debug_assert!(
+            self.all_fenced(),
+            "a generation is formed before all candidates have fenced"
+        );
+        let state = resume.state;
+        let generation = self.job.generation;
+        self.record(RecordKind::GenerationFormed {
+            job: self.id,
+            generation,
+            members: members.to_vec(),
+            resume,
+        });
+        self.volatile().ledger.truncate(state.step);
+        self.mark_at(state);
+        self.keep_books();
+        self.send_forms();
+    }
+
+    /// Whether the pause after the last failure is over.
+    pub fn may_try(&mut self) -> bool {
+        match self.volatile.strikes.retry_at {
+            Some(at) => self.has_come(at),
+            None => true,
+        }
+    }
+}

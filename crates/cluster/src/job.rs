@@ -1,0 +1,371 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use muster_checkpoint::History;
+use muster_types::{Generation, NodeName, Segment, StateId, Step, Timestamp, WorkerId};
+
+use crate::{
+    JobState, OpenCause, Record, RecordKind, Resume, ResumeSource, Submission, totals::Totals,
+};
+
+/// Totals that are kept besides those of checkpoints: a live resume falls back by a step at most.
+const KEPT_MARKS: usize = 8;
+
+/// Which generation business a job is about.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Phase {
+    /// No generation.
+    Idle,
+    /// The newest generation is being agreed on, by these.
+    Forming { candidates: Vec<WorkerId> },
+    /// The newest generation is formed.
+    Active,
+}
+
+/// A worker that belongs on a slot until its process has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Placement {
+    pub node: NodeName,
+    pub slot: u32,
+    pub device: String,
+    pub threads: u32,
+    /// The job's so-many-th worker, from 1.
+    pub ordinal: u32,
+    /// Out of the job for good.
+    pub expelled: bool,
+    /// It has been a candidate, so it has run.
+    pub was_candidate: bool,
+    /// It has been a member, so it may have committed: only its own word fences it.
+    pub was_member: bool,
+}
+
+/// A checkpoint on record.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CheckpointEntry {
+    pub uri: String,
+    pub condemned: bool,
+}
+
+/// A job's durable state: what its records say, and nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Job {
+    pub submission: Arc<Submission>,
+    /// Place in the order of submission.
+    pub sequence: u64,
+    pub submitted_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub state: JobState,
+    pub reason: String,
+    /// Someone asked for a stop; how long the workers may take, in seconds.
+    pub stop: Option<u32>,
+    pub segments: Vec<Segment>,
+    /// Workers whose slot is not known to be empty.
+    pub workers: BTreeMap<WorkerId, Placement>,
+    /// Every worker ever placed, in order.
+    pub placed: Vec<(WorkerId, NodeName)>,
+    /// The newest generation that was opened.
+    pub generation: Generation,
+    pub phase: Phase,
+    /// Of the newest formed generation, in rank order.
+    pub members: Vec<WorkerId>,
+    /// Where the newest formed generation started.
+    pub resume: Option<Resume>,
+    pub history: History,
+    pub checkpoints: BTreeMap<StateId, CheckpointEntry>,
+    /// From then on, the job never starts from the seed again.
+    pub ever_committed: bool,
+    pub marks: BTreeMap<Step, Totals>,
+    /// Held-out losses on the line.
+    pub evaluations: BTreeMap<Step, Option<f64>>,
+    pub recoveries: u64,
+    /// A generation was opened because something was lost, and none was formed since.
+    pub recovering: bool,
+}
+
+impl Job {
+    /// A job as its first record makes it.
+    pub fn new(submission: Submission, at: Timestamp, sequence: u64) -> Self {
+        Self {
+            submission: Arc::new(submission),
+            sequence,
+            submitted_at: at,
+            started_at: None,
+            ended_at: None,
+            state: JobState::Pending,
+            reason: "submitted".into(),
+            stop: None,
+            segments: Vec::new(),
+            workers: BTreeMap::new(),
+            placed: Vec::new(),
+            generation: Generation(0),
+            phase: Phase::Idle,
+            members: Vec::new(),
+            resume: None,
+            history: History::default(),
+            checkpoints: BTreeMap::new(),
+            ever_committed: false,
+            marks: BTreeMap::from([(Step(0), Totals::ZERO)]),
+            evaluations: BTreeMap::new(),
+            recoveries: 0,
+            recovering: false,
+        }
+    }
+
+    /// Changes what a record says. A record of another job, or one that repeats itself, changes nothing.
+    pub fn apply(&mut self, record: &Record) {
+        match &record.kind {
+            RecordKind::JobSubmitted(_) | RecordKind::Noted { .. } => {}
+            RecordKind::JobState { state, reason, .. } => self.move_to(*state, reason, record.at),
+            RecordKind::StopRequested { grace_seconds, .. } => self.stop = Some(*grace_seconds),
+            RecordKind::SegmentOpened { segment, .. } => self.segments.push(*segment),
+            RecordKind::WorkerPlaced {
+                worker,
+                node,
+                slot,
+                device,
+                threads,
+                ..
+            } => {
+                debug_assert!(
+                    !self.state.is_over(),
+                    "a worker is placed for a job that is over"
+                );
+                self.placed.push((worker.clone(), node.clone()));
+                let placement = Placement {
+                    node: node.clone(),
+                    slot: *slot,
+                    device: device.clone(),
+                    threads: *threads,
+                    ordinal: self.placed.len() as u32,
+                    expelled: false,
+                    was_candidate: false,
+                    was_member: false,
+                };
+                self.workers.insert(worker.clone(), placement);
+            }
+            RecordKind::WorkerExpelled { worker, .. } => {
+                if let Some(placement) = self.workers.get_mut(worker) {
+                    placement.expelled = true;
+                }
+                self.drop_candidate(worker);
+            }
+            RecordKind::WorkerGone { worker, .. } => {
+                self.workers.remove(worker);
+                self.drop_candidate(worker);
+            }
+            RecordKind::GenerationOpened {
+                generation,
+                candidates,
+                cause,
+                ..
+            } => {
+                self.open(*generation, candidates, *cause);
+            }
+            RecordKind::GenerationFormed {
+                generation,
+                members,
+                resume,
+                ..
+            } => {
+                self.form(*generation, members, resume, record.at);
+            }
+            RecordKind::CheckpointCommitted { state, uri, .. } => {
+                debug_assert!(
+                    self.history.is_eligible(*state),
+                    "a checkpoint of a discarded branch is committed"
+                );
+                self.ever_committed = true;
+                self.checkpoints.insert(
+                    *state,
+                    CheckpointEntry {
+                        uri: uri.clone(),
+                        condemned: false,
+                    },
+                );
+            }
+            RecordKind::CheckpointCondemned { state, .. } => {
+                if let Some(checkpoint) = self.checkpoints.get_mut(state) {
+                    checkpoint.condemned = true;
+                }
+            }
+            RecordKind::CheckpointDeleted { state, .. } => {
+                self.checkpoints.remove(state);
+            }
+            RecordKind::Watermark {
+                state,
+                tokens_seen,
+                evidence,
+                samples,
+                ..
+            } => {
+                debug_assert!(self.history.is_eligible(*state), "a watermark off the line");
+                let totals = Totals {
+                    state: *state,
+                    tokens: *tokens_seen,
+                    evidence: *evidence,
+                    samples: *samples,
+                };
+                self.marks.insert(state.step, totals);
+                self.prune_marks();
+            }
+            RecordKind::Evaluated {
+                state,
+                validation_loss,
+                ..
+            } => {
+                self.evaluations.insert(state.step, *validation_loss);
+                while self.evaluations.len() > KEPT_MARKS {
+                    self.evaluations.pop_first();
+                }
+            }
+        }
+    }
+
+    fn move_to(&mut self, state: JobState, reason: &str, at: Timestamp) {
+        let taken_up = self.state.is_over() && !state.is_over();
+        self.state = state;
+        self.reason = reason.into();
+        self.ended_at = state.is_over().then_some(at);
+        if taken_up || state.is_over() {
+            self.stop = None;
+            self.phase = Phase::Idle;
+            self.members.clear();
+            self.recovering = false;
+        }
+    }
+
+    fn open(&mut self, generation: Generation, candidates: &[WorkerId], cause: OpenCause) {
+        debug_assert_eq!(
+            generation,
+            self.generation.next(),
+            "generations are opened one after the other"
+        );
+        debug_assert!(!candidates.is_empty(), "a generation without candidates");
+        debug_assert!(
+            candidates.iter().all(|worker| self.serves(worker)),
+            "a candidate that is out of the job"
+        );
+        self.generation = generation;
+        self.recovering |= cause == OpenCause::Lost;
+        for worker in candidates {
+            if let Some(placement) = self.workers.get_mut(worker) {
+                placement.was_candidate = true;
+            }
+        }
+        self.phase = Phase::Forming {
+            candidates: candidates.to_vec(),
+        };
+    }
+
+    fn form(
+        &mut self,
+        generation: Generation,
+        members: &[WorkerId],
+        resume: &Resume,
+        at: Timestamp,
+    ) {
+        debug_assert_eq!(
+            generation, self.generation,
+            "only the newest generation is formed"
+        );
+        debug_assert!(
+            matches!(&self.phase, Phase::Forming { candidates } if members.iter().all(|m| candidates.contains(m))),
+            "a member that was no candidate, or a generation formed twice"
+        );
+        debug_assert!(
+            resume.source != ResumeSource::Initialise || !self.ever_committed,
+            "a job with a checkpoint on record starts from the seed"
+        );
+        self.history.form(generation, resume.state);
+        self.phase = Phase::Active;
+        self.members = members.to_vec();
+        self.resume = Some(resume.clone());
+        for worker in members {
+            if let Some(placement) = self.workers.get_mut(worker) {
+                placement.was_member = true;
+            }
+        }
+        self.marks.retain(|step, _| *step <= resume.state.step);
+        self.evaluations
+            .retain(|step, _| *step <= resume.state.step);
+        self.started_at.get_or_insert(at);
+        self.recoveries += u64::from(std::mem::take(&mut self.recovering));
+    }
+
+    fn drop_candidate(&mut self, worker: &WorkerId) {
+        if let Phase::Forming { candidates } = &mut self.phase {
+            candidates.retain(|candidate| candidate != worker);
+        }
+    }
+
+    fn prune_marks(&mut self) {
+        let newest: Vec<Step> = self.marks.keys().rev().take(KEPT_MARKS).copied().collect();
+        let checkpoints: Vec<Step> = self.checkpoints.keys().map(|state| state.step).collect();
+        self.marks.retain(|step, _| {
+            *step == Step(0) || newest.contains(step) || checkpoints.contains(step)
+        });
+    }
+
+    /// Whether the worker is in the job: placed, not expelled, not gone.
+    pub fn serves(&self, worker: &WorkerId) -> bool {
+        self.workers
+            .get(worker)
+            .is_some_and(|placement| !placement.expelled)
+    }
+
+    /// The workers that are in the job, oldest first.
+    pub fn serving(&self) -> Vec<WorkerId> {
+        let mut serving: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|(_, placement)| !placement.expelled)
+            .collect();
+        serving.sort_by_key(|(_, placement)| placement.ordinal);
+        serving
+            .into_iter()
+            .map(|(worker, _)| worker.clone())
+            .collect()
+    }
+
+    /// The rank of a member of the newest formed generation.
+    pub fn rank_of(&self, worker: &WorkerId) -> Option<usize> {
+        self.members.iter().position(|member| member == worker)
+    }
+
+    /// Optimizer steps in all.
+    pub fn total_steps(&self) -> Step {
+        Step(self.submission.spec.train.steps)
+    }
+
+    /// The largest world size.
+    pub fn capacity(&self) -> usize {
+        let spec = &self.submission.spec;
+        spec.workers.max.min(spec.batch_slots()).max(1) as usize
+    }
+
+    /// The smallest world size. Where the job is only to save and leave, one is enough.
+    pub fn required(&self) -> usize {
+        if self.stop.is_some() {
+            1
+        } else {
+            (self.submission.spec.workers.min.max(1) as usize).min(self.capacity())
+        }
+    }
+
+    /// The newest checkpoint that may be loaded.
+    pub fn newest_checkpoint(&self) -> Option<(StateId, &CheckpointEntry)> {
+        self.checkpoints
+            .iter()
+            .filter(|(state, checkpoint)| {
+                !checkpoint.condemned && self.history.is_eligible(**state)
+            })
+            .max_by_key(|(state, _)| (state.step, state.generation))
+            .map(|(state, checkpoint)| (*state, checkpoint))
+    }
+
+    /// Whether the state of the last step is safe in a checkpoint.
+    pub fn is_done(&self) -> bool {
+        self.newest_checkpoint()
+            .is_some_and(|(state, _)| state.step >= self.total_steps())
+    }
+}

@@ -1,0 +1,242 @@
+use muster_types::{Generation, Monotonic, WorkerId};
+
+use crate::{job::Phase, job_turn::JobTurn};
+
+/// Causes that are remembered as evidence.
+const KEPT_CAUSES: usize = 5;
+
+/// Where a failure arose: what a death brings with it is not counted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// In a formed generation.
+    Generation(Generation),
+    /// With a worker that is not a member, by its ordinal.
+    Worker(u32),
+}
+
+impl JobTurn<'_> {
+    /// Where the loss of this worker counts.
+    pub fn origin(&self, worker: &WorkerId) -> Origin {
+        if self.job.phase == Phase::Active && self.job.rank_of(worker).is_some() {
+            return Origin::Generation(self.job.generation);
+        }
+        Origin::Worker(
+            self.job
+                .workers
+                .get(worker)
+                .map_or(0, |placement| placement.ordinal),
+        )
+    }
+
+    /// Notes a failure: evidence always, and one more in a row unless it is a consequence of the last.
+    pub fn strike(&mut self, cause: String, origin: Origin) {
+        let strikes = &mut self.volatile().strikes;
+        strikes.causes.push(cause);
+        if strikes.causes.len() > KEPT_CAUSES {
+            strikes.causes.remove(0);
+        }
+        let counted = match origin {
+            Origin::Generation(generation) => generation > strikes.generation,
+            Origin::Worker(ordinal) => ordinal > strikes.ordinal,
+        };
+        if !counted || self.job.stop.is_some() || self.job.is_done() {
+            return;
+        }
+        let (generation, ordinal) = (self.job.generation, self.job.placed.len() as u32);
+        let now = self.now.monotonic;
+        let options = self.options;
+        let strikes = &mut self.volatile().strikes;
+        strikes.generation = generation;
+        strikes.ordinal = ordinal;
+        strikes.count += 1;
+        strikes.without_advance += 1;
+        strikes.retry_at = Some(now + options.backoff(strikes.count));
+    }
+
+    /// Why no further attempt is made, if so.
+    pub fn hopeless(&self) -> Option<String> {
+        let strikes = &self.volatile.strikes;
+        let what = if strikes.count >= self.options.max_failures {
+            format!(
+                "gave up after {} failures in a row without a committed step",
+                strikes.count
+            )
+        } else if strikes.without_advance >= self.options.max_failures_without_advance {
+            format!(
+                "gave up after {} failures that never got beyond step {}",
+                strikes.without_advance, strikes.furthest
+            )
+        } else {
+            return None;
+        };
+        Some(format!("{what}; the last: {}", strikes.causes.join("; ")))
+    }
+
+    /// Puts out whoever has overrun a bound.
+    pub fn enforce_bounds(&mut self) {
+        for worker in self.job.serving() {
+            if let Some(reason) = self.overrun(&worker) {
+                self.put_out_for(&worker, reason);
+            }
+        }
+        if self.job.phase == Phase::Active && !self.is_broken() {
+            self.enforce_progress();
+        }
+    }
+
+    /// Puts a culprit out, and counts it.
+    pub fn put_out_for(&mut self, worker: &WorkerId, reason: String) {
+        let node = self
+            .job
+            .workers
+            .get(worker)
+            .map(|placement| placement.node.to_string())
+            .unwrap_or_default();
+        let cause = format!("worker {worker} on node {node} {reason}");
+        let origin = self.origin(worker);
+        self.put_out(worker, cause.clone());
+        self.strike(cause, origin);
+    }
+
+    /// The bound that a worker has overrun, if any.
+    fn overrun(&mut self, worker: &WorkerId) -> Option<String> {
+        let options = self.options;
+        let view = self.volatile.workers.get(worker)?.clone();
+        if let Some(left_at) = self.volatile.left.get(worker).copied() {
+            let late = self.ran_out(left_at, options.exit_bound);
+            return late.then(|| {
+                format!(
+                    "did not exit within {} s of leaving",
+                    options.exit_bound.as_secs()
+                )
+            });
+        }
+        // Progress proves liveness: while steps are committed, every member is alive.
+        let proven_at = self
+            .volatile
+            .round
+            .committed_at
+            .filter(|_| self.job.phase == Phase::Active && self.job.rank_of(worker).is_some());
+        let alive_since = |since: Monotonic| proven_at.map_or(since, |proven| since.max(proven));
+        let Some(attached_at) = view.attached_at else {
+            let late = self.ran_out(alive_since(view.since), options.start_bound);
+            return late
+                .then(|| format!("did not attach within {} s", options.start_bound.as_secs()));
+        };
+        if !view.connected {
+            let since = alive_since(view.disconnected_at.unwrap_or(view.since));
+            if self.ran_out(since, options.silence_bound) {
+                return Some(format!(
+                    "was silent for {} s",
+                    options.silence_bound.as_secs()
+                ));
+            }
+        }
+        if !view.warm && self.ran_out(attached_at, options.warm_bound) {
+            let phase = if view.phase.is_empty() {
+                "starting"
+            } else {
+                &view.phase
+            };
+            return Some(format!(
+                "was not warm within {} s of attaching ({phase})",
+                options.warm_bound.as_secs()
+            ));
+        }
+        let asked =
+            matches!(&self.job.phase, Phase::Forming { candidates } if candidates.contains(worker));
+        if asked
+            && !self.has_fenced(worker)
+            && self.ran_out(self.volatile.round.since, options.fence_bound)
+        {
+            return Some(format!(
+                "did not answer Supersede within {} s",
+                options.fence_bound.as_secs()
+            ));
+        }
+        None
+    }
+
+    /// Finds who keeps a formed generation from getting ready, or from committing steps.
+    fn enforce_progress(&mut self) {
+        let generation = self.job.generation;
+        let (bound, what) = if !self.volatile.round.ready {
+            if !self.ran_out(self.volatile.round.since, self.options.ready_bound) {
+                return;
+            }
+            (self.options.ready_bound, "was not ready")
+        } else {
+            if self.is_finishing()
+                || !self.ran_out(self.volatile.round.moved_at, self.options.stall_bound)
+            {
+                return;
+            }
+            (self.options.stall_bound, "made no step")
+        };
+        let members = self.present_members();
+        let idle: Vec<WorkerId> = members
+            .iter()
+            .filter(|member| {
+                let view = self.volatile.workers.get(*member);
+                self.volatile.round.ready
+                    || view
+                        .is_none_or(|view| view.ready.is_none_or(|(ready, _)| ready != generation))
+            })
+            .cloned()
+            .collect();
+        let culprits = self.culprits(&members, &idle);
+        if culprits.is_empty() {
+            // Nobody stands out: all try once more, and who is in the way again is known then.
+            let reason = format!(
+                "generation {generation} came no further within {} s",
+                bound.as_secs()
+            );
+            for member in &idle {
+                self.view(member).slow_in = Some(generation);
+            }
+            if let Some(first) = members.first() {
+                self.volatile()
+                    .round
+                    .failures
+                    .insert(first.clone(), reason.clone());
+            }
+            return self.strike(reason, Origin::Generation(generation));
+        }
+        for culprit in culprits {
+            self.put_out_for(&culprit, format!("{what} within {} s", bound.as_secs()));
+        }
+    }
+
+    /// Those of the idle members that hold up the others: the silent ones, those that held up a generation before, or those
+    /// that are further behind than the rest. Members that wait in a collective are victims.
+    fn culprits(&self, members: &[WorkerId], idle: &[WorkerId]) -> Vec<WorkerId> {
+        let silent: Vec<_> = idle
+            .iter()
+            .filter(|member| !self.is_connected(member))
+            .cloned()
+            .collect();
+        if !silent.is_empty() {
+            return silent;
+        }
+        let view = |member: &WorkerId| self.volatile.workers.get(member);
+        let behind = |member: &WorkerId| match view(member).map_or("", |view| view.phase.as_str()) {
+            "training" => 3,
+            "healing" => 2,
+            "building" => 1,
+            _ => 0,
+        };
+        let furthest = members.iter().map(behind).max().unwrap_or(0);
+        let hindmost = idle.iter().map(behind).min().unwrap_or(0);
+        if idle.len() < members.len() || hindmost < furthest {
+            return idle
+                .iter()
+                .filter(|member| behind(member) == hindmost)
+                .cloned()
+                .collect();
+        }
+        idle.iter()
+            .filter(|member| view(member).is_some_and(|view| view.slow_in.is_some()))
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,378 @@
+use muster_types::{Generation, StateId, Step, WorkerId};
+
+use crate::{
+    CommittedStep, Order, RecordKind, StepMetrics, WorkerMessage, formed::Damage, job::Phase,
+    job_turn::JobTurn, ledger::MARK_EVERY_STEPS, liveness::Origin,
+};
+
+/// Classes of failure that lie with the worker itself: taking it along would bring the failure along.
+const OWN_FAULT: [&str; 4] = ["memory", "data", "divergence", "state"];
+
+impl JobTurn<'_> {
+    /// A worker's control thread says something. Each message has an effect at most once, and one of a generation that is
+    /// over has none.
+    pub fn worker_says(
+        &mut self,
+        worker: &WorkerId,
+        generation: Generation,
+        message: WorkerMessage,
+    ) {
+        if self.job.state.is_over() || !self.job.serves(worker) {
+            let reason = if self.job.state.is_over() {
+                format!("the job is {}", self.job.state.as_str())
+            } else {
+                "this worker is out of the job".to_owned()
+            };
+            return self.tell(worker, Order::Expelled { reason });
+        }
+        if generation > self.job.generation {
+            // No coordinator of this journal has opened that generation.
+            return self.put_out_for(
+                worker,
+                format!("speaks of generation {generation}, which was never opened"),
+            );
+        }
+        let view = self.view(worker);
+        view.generation = view.generation.max(generation);
+        let current = self.job.phase == Phase::Active
+            && generation == self.job.generation
+            && self.job.rank_of(worker).is_some();
+        match message {
+            WorkerMessage::Attach {
+                pid,
+                collective_address,
+                holdings,
+                warm,
+                numerics_fingerprint,
+            } => {
+                let view = self.view(worker);
+                view.pid = Some(pid);
+                view.address = collective_address;
+                view.holdings = holdings;
+                view.step = holdings.map(|state| state.step).or(view.step);
+                self.attached(worker);
+                if warm {
+                    self.warm(worker, numerics_fingerprint);
+                }
+            }
+            WorkerMessage::Warm {
+                numerics_fingerprint,
+            } => self.warm(worker, numerics_fingerprint),
+            WorkerMessage::Fenced {
+                superseded,
+                holdings,
+            } => self.fenced(worker, superseded, holdings),
+            WorkerMessage::Ready {
+                state_hash,
+                heal_ms,
+                healed_bytes,
+                healed_from,
+            } if current => {
+                self.ready(worker, state_hash, heal_ms, healed_bytes, &healed_from);
+            }
+            WorkerMessage::Report { steps } => {
+                for metrics in steps {
+                    self.reported(worker, generation, metrics);
+                }
+            }
+            WorkerMessage::Failed {
+                cause,
+                class,
+                phase,
+                ..
+            } => self.failed(worker, generation, &cause, &class, &phase),
+            WorkerMessage::AtBoundary { state } if current => {
+                let view = self.view(worker);
+                view.at_boundary = Some(generation);
+                view.step = Some(state.step);
+            }
+            WorkerMessage::PartWritten(part) => self.part_written(worker, part),
+            WorkerMessage::PartFailed { state, rank, cause } => {
+                self.part_failed(worker, state, rank, &cause)
+            }
+            WorkerMessage::Unreadable {
+                state,
+                cause,
+                corrupt,
+                ..
+            } if current => {
+                let damage = if corrupt {
+                    Damage::Corrupt
+                } else {
+                    Damage::OutOfReach
+                };
+                self.unreadable(worker, state, cause, damage);
+            }
+            WorkerMessage::Left { .. } => {
+                let now = self.now.monotonic;
+                self.volatile().left.entry(worker.clone()).or_insert(now);
+            }
+            WorkerMessage::Phase { phase, step } => self.phase(worker, phase, step),
+            WorkerMessage::Evaluated {
+                step,
+                validation_loss,
+                tokens,
+            } => {
+                self.evaluated(generation, step, validation_loss, tokens);
+            }
+            WorkerMessage::Ready { .. }
+            | WorkerMessage::AtBoundary { .. }
+            | WorkerMessage::Unreadable { .. } => {}
+        }
+    }
+
+    /// A new stream: whatever matters is told again on it.
+    fn attached(&mut self, worker: &WorkerId) {
+        let now = self.now.monotonic;
+        let view = self.view(worker);
+        let first = view.attached_at.is_none();
+        view.attached_at.get_or_insert(now);
+        view.connected = true;
+        view.disconnected_at = None;
+        view.told_supersede = None;
+        view.told_form = None;
+        view.told_leave = None;
+        let spec_json = match serde_json::to_string(&self.job.submission.spec) {
+            Ok(spec_json) => spec_json,
+            Err(error) => {
+                return self.fail(format!("the run spec cannot be written as JSON: {error}"));
+            }
+        };
+        let checkpoint_root = self.job.submission.checkpoint_root.clone();
+        if first {
+            let node = self
+                .job
+                .workers
+                .get(worker)
+                .map(|placement| placement.node.to_string())
+                .unwrap_or_default();
+            let reason = format!("worker {worker} on node {node} attached");
+            let details = [("worker", worker.as_str().into()), ("node", node.into())];
+            self.announce("worker_attach", self.standing(), reason, details);
+        }
+        self.tell(
+            worker,
+            Order::Welcome {
+                spec_json,
+                checkpoint_root,
+            },
+        );
+    }
+
+    fn warm(&mut self, worker: &WorkerId, numerics_fingerprint: String) {
+        self.view(worker).warm = true;
+        if !numerics_fingerprint.is_empty() && self.volatile.fingerprint != numerics_fingerprint {
+            self.volatile().fingerprint = numerics_fingerprint;
+        }
+    }
+
+    fn fenced(&mut self, worker: &WorkerId, superseded: Generation, holdings: Option<StateId>) {
+        let asked =
+            matches!(&self.job.phase, Phase::Forming { candidates } if candidates.contains(worker));
+        let already = self
+            .view(worker)
+            .fenced
+            .is_some_and(|(fenced, _)| fenced >= superseded);
+        if asked && Some(superseded) == self.superseded() && !already {
+            let view = self.view(worker);
+            view.fenced = Some((superseded, holdings));
+            view.step = holdings.map(|state| state.step);
+        }
+    }
+
+    fn ready(
+        &mut self,
+        worker: &WorkerId,
+        hash: u64,
+        heal_ms: u32,
+        healed_bytes: u64,
+        healed_from: &str,
+    ) {
+        let generation = self.job.generation;
+        if self
+            .view(worker)
+            .ready
+            .is_some_and(|(ready, _)| ready == generation)
+        {
+            return;
+        }
+        let now = self.now.monotonic;
+        self.view(worker).ready = Some((generation, hash));
+        self.volatile().round.moved_at = now;
+        let resume = self
+            .job
+            .resume
+            .as_ref()
+            .map(|resume| resume.state)
+            .unwrap_or(StateId::INITIAL);
+        self.view(worker).step = Some(resume.step);
+        if healed_from.is_empty() || healed_from == "none" {
+            return;
+        }
+        let reason =
+            format!("worker {worker} was brought to {resume} from {healed_from} in {heal_ms} ms");
+        let details = [
+            ("worker", worker.as_str().into()),
+            ("rank", self.job.rank_of(worker).into()),
+            ("ms", heal_ms.into()),
+            ("bytes", healed_bytes.into()),
+            ("from", healed_from.into()),
+        ];
+        self.announce(
+            "heal",
+            StateId::new(generation, resume.step),
+            reason,
+            details,
+        );
+    }
+
+    /// A committed step: it counts if its state lies on the line, and the first report of it does.
+    fn reported(&mut self, worker: &WorkerId, generation: Generation, metrics: StepMetrics) {
+        let state = StateId::new(generation, metrics.step);
+        let was_member = self
+            .job
+            .workers
+            .get(worker)
+            .is_some_and(|placement| placement.was_member);
+        if !was_member
+            || !self.job.history.is_eligible(state)
+            || metrics.step > self.job.total_steps()
+        {
+            return;
+        }
+        let view = self.view(worker);
+        view.step = view.step.max(Some(metrics.step));
+        let newest_before = self.newest_step();
+        if !self.volatile().ledger.insert(generation, metrics) {
+            return;
+        }
+        self.decision.committed.push(CommittedStep {
+            job: self.id,
+            state,
+            metrics,
+        });
+        if metrics.step <= newest_before {
+            return;
+        }
+        if self.job.phase == Phase::Active && generation == self.job.generation {
+            self.progressed(metrics.step);
+        }
+        let marked = self
+            .job
+            .marks
+            .last_key_value()
+            .map_or(Step(0), |(step, _)| *step);
+        let now = self.now.monotonic;
+        let marked_at = *self.volatile().ledger.marked_at.get_or_insert(now);
+        if metrics.step.get() >= marked.get() + MARK_EVERY_STEPS
+            || now.since(marked_at) >= self.options.watermark_interval
+        {
+            self.mark_at(state);
+        }
+    }
+
+    /// A step of the newest generation: every member of it is alive.
+    fn progressed(&mut self, step: Step) {
+        let now = self.now.monotonic;
+        let resume = self
+            .job
+            .resume
+            .as_ref()
+            .map_or(Step(0), |resume| resume.state.step);
+        if step == resume.next() {
+            let world_size = self.job.members.len();
+            let reason = format!(
+                "the first step of generation {} is committed",
+                self.job.generation
+            );
+            let at = StateId::new(self.job.generation, step);
+            self.announce(
+                "first_step",
+                at,
+                reason,
+                [("world_size", world_size.into())],
+            );
+        }
+        if !self.volatile.round.ready {
+            self.set_ready();
+        }
+        let volatile = self.volatile();
+        volatile.round.moved_at = now;
+        volatile.round.committed_at = Some(now);
+        volatile.strikes.count = 0;
+        volatile.strikes.retry_at = None;
+        if step > volatile.strikes.furthest {
+            volatile.strikes.furthest = step;
+            volatile.strikes.without_advance = 0;
+            volatile.strikes.causes.clear();
+        }
+    }
+
+    /// A rank cannot go on. Its peers' deaths are no fault of its own; its own are.
+    fn failed(
+        &mut self,
+        worker: &WorkerId,
+        generation: Generation,
+        cause: &str,
+        class: &str,
+        phase: &str,
+    ) {
+        let newest_formed = self.job.history.newest().map(|(formed, _)| formed);
+        if newest_formed != Some(generation) || self.job.rank_of(worker).is_none() {
+            return;
+        }
+        let excused = self.volatile.round.unreadable.contains(worker);
+        let own_fault = OWN_FAULT.contains(&class) && !excused;
+        let words = format!("failed in {phase} ({class}): {cause}");
+        if own_fault {
+            return self.put_out_for(worker, words);
+        }
+        if self.job.phase != Phase::Active
+            || excused
+            || self.volatile.round.failures.contains_key(worker)
+        {
+            return;
+        }
+        self.volatile()
+            .round
+            .failures
+            .insert(worker.clone(), words.clone());
+        self.strike(
+            format!("worker {worker} {words}"),
+            Origin::Generation(generation),
+        );
+    }
+
+    fn phase(&mut self, worker: &WorkerId, phase: String, step: Step) {
+        if self.view(worker).phase == phase {
+            return;
+        }
+        let now = self.now.monotonic;
+        self.volatile().round.moved_at = now;
+        let view = self.view(worker);
+        view.phase = phase;
+        view.step = view.step.max((step > Step(0)).then_some(step));
+    }
+
+    fn evaluated(&mut self, generation: Generation, step: Step, validation_loss: f64, tokens: u64) {
+        let Some((newest, resume)) = self.job.history.newest() else {
+            return;
+        };
+        // The state that a generation resumed at has an older generation's name.
+        let state = if generation == newest && step == resume.step {
+            resume
+        } else {
+            StateId::new(generation, step)
+        };
+        if !self.job.history.is_eligible(state) || self.job.evaluations.contains_key(&step) {
+            return;
+        }
+        let validation_loss = Some(validation_loss).filter(|loss| loss.is_finite());
+        self.record(RecordKind::Evaluated {
+            job: self.id,
+            state,
+            validation_loss,
+            tokens,
+        });
+    }
+}

@@ -1,0 +1,87 @@
+use std::time::Duration;
+
+/// Bounds and pauses of the cluster. All spans are of the monotonic clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterOptions {
+    /// A candidate answers `Supersede` within this, or it is expelled: its control thread has nothing else to do.
+    pub fence_bound: Duration,
+    /// From the order to start a worker to its attach. After a restart of the coordinator: to its next attach.
+    pub start_bound: Duration,
+    /// From a worker's attach to its being warm: libtorch, device, model, data.
+    pub warm_bound: Duration,
+    /// From `Form` to `Ready`: group construction and heal.
+    pub ready_bound: Duration,
+    /// From `Reconfigure` to all members having left at a boundary.
+    pub boundary_bound: Duration,
+    /// A worker whose stream is broken is out after this, unless steps are committed meanwhile.
+    pub silence_bound: Duration,
+    /// In training, no step and no change of phase for so long means that someone hangs.
+    pub stall_bound: Duration,
+    /// From `Left` to the end of the process.
+    pub exit_bound: Duration,
+    /// Once enough workers are warm, how long the others are waited for.
+    pub gather_grace: Duration,
+    /// Pause before the second attempt in a row; it doubles with each further one. The first comes at once.
+    pub backoff_first: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+    /// Attempts in a row without a newly committed step, after which the job fails.
+    pub max_failures: u32,
+    /// Attempts in a row that never got beyond the furthest step, after which the job fails: something on the way is
+    /// deadly.
+    pub max_failures_without_advance: u32,
+    /// How often the committed history's extent is journaled while steps are committed.
+    pub watermark_interval: Duration,
+    /// How often a manifest is tried before its checkpoint is given up.
+    pub manifest_attempts: u32,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            fence_bound: Duration::from_secs(10),
+            start_bound: Duration::from_secs(60),
+            warm_bound: Duration::from_secs(300),
+            ready_bound: Duration::from_secs(300),
+            boundary_bound: Duration::from_secs(120),
+            silence_bound: Duration::from_secs(30),
+            stall_bound: Duration::from_secs(600),
+            exit_bound: Duration::from_secs(30),
+            gather_grace: Duration::from_secs(5),
+            backoff_first: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+            max_failures: 5,
+            max_failures_without_advance: 20,
+            watermark_interval: Duration::from_secs(5),
+            manifest_attempts: 3,
+        }
+    }
+}
+
+impl ClusterOptions {
+    /// The pause before attempt `failures + 1`: none before the second attempt, then doubling.
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
+        match failures {
+            0 | 1 => Duration::ZERO,
+            _ => self
+                .backoff_first
+                .saturating_mul(1 << (failures - 2).min(16))
+                .min(self.backoff_max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_recovery_is_immediate_and_the_pauses_are_bounded() {
+        let options = ClusterOptions::default();
+        let pauses: Vec<_> = (1..=8)
+            .map(|failures| options.backoff(failures).as_secs())
+            .collect();
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(options.backoff(u32::MAX), options.backoff_max);
+    }
+}

@@ -1,0 +1,115 @@
+use crate::{
+    ClusterOptions, JobState,
+    job::{Job, Phase},
+    job_turn::is_finishing,
+    volatile::Volatile,
+};
+
+/// Where a job that is not over stands, and why, in words. `Pending` is explained by placement.
+pub(crate) fn stance(
+    job: &Job,
+    volatile: &Volatile,
+    options: &ClusterOptions,
+) -> (JobState, String) {
+    let present = job
+        .serving()
+        .into_iter()
+        .filter(|worker| !volatile.left.contains_key(worker));
+    let (mut count, mut warm) = (0, 0);
+    for worker in present {
+        count += 1;
+        warm += usize::from(volatile.workers.get(&worker).is_some_and(|view| view.warm));
+    }
+    if job.stop.is_some() {
+        return (
+            JobState::Draining,
+            "stopping on request: the workers save and leave".into(),
+        );
+    }
+    if job.is_done() {
+        return (
+            JobState::Draining,
+            "all steps are done: the workers leave".into(),
+        );
+    }
+    let lost = job
+        .members
+        .iter()
+        .any(|member| !job.serves(member) && !volatile.left.contains_key(member));
+    let standing = job.phase == Phase::Active && !lost;
+    if standing && is_finishing(job, volatile) {
+        return (
+            JobState::Draining,
+            "all steps are committed: the last checkpoint is being written".into(),
+        );
+    }
+    if standing {
+        let world = job.members.len();
+        if volatile.round.ready {
+            return (
+                JobState::Training,
+                format!("training on {world} {}", plural(world, "worker", "workers")),
+            );
+        }
+        let resume = job
+            .resume
+            .as_ref()
+            .map(|resume| resume.state)
+            .unwrap_or(muster_types::StateId::INITIAL);
+        return (
+            JobState::Restoring,
+            format!("generation {} is being built at {resume}", job.generation),
+        );
+    }
+    if count == 0 {
+        let reason = match volatile.strikes.causes.last() {
+            Some(cause) => format!("waits for slots; last: {cause}"),
+            None => "waits for slots".into(),
+        };
+        return (JobState::Pending, reason);
+    }
+    (
+        JobState::Rendezvous,
+        rendezvous(job, volatile, options, count, warm),
+    )
+}
+
+fn rendezvous(
+    job: &Job,
+    volatile: &Volatile,
+    options: &ClusterOptions,
+    count: usize,
+    warm: usize,
+) -> String {
+    if let Some((cause, _)) = &volatile.storage {
+        return format!(
+            "waits for storage, and tries again every {} s at the latest: {cause}",
+            options.backoff_max.as_secs()
+        );
+    }
+    if let Phase::Forming { candidates } = &job.phase
+        && candidates.len() >= job.required()
+    {
+        if job.ever_committed && job.newest_checkpoint().is_none() {
+            return format!(
+                "generation {}: no worker holds a state, and of the checkpoints on record none can be read; \
+                 the job never starts again from step 0 by itself",
+                job.generation
+            );
+        }
+        return format!(
+            "{} workers agree on generation {}",
+            candidates.len(),
+            job.generation
+        );
+    }
+    let required = job.required();
+    if count < required {
+        return format!("{count} of at least {required} workers; waits for slots for the others");
+    }
+    format!("{warm} of {count} workers are warm; at least {required} are needed")
+}
+
+fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}

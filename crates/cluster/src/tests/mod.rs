@@ -1,0 +1,11 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! The core against a world of scripted agents and workers.
+
+mod accounting;
+mod cases;
+mod fake;
+mod lifecycle;
+mod placing;
+mod random;
+mod saving;
+mod world;

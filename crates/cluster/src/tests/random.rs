@@ -1,0 +1,206 @@
+//! Random interleavings: a phase in which everything goes wrong, then one in which nothing does. What must always hold is
+//! checked in [`World::feed`] at each event, and by the assertions in the core.
+
+use std::time::Duration;
+
+use muster_types::{NodeName, WorkerId};
+use proptest::prelude::*;
+
+use super::world::{World, spec};
+use crate::{ClusterOptions, Event, JobState, WorkerMessage};
+
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Deliver(usize),
+    Work,
+    CommitSome(usize, usize),
+    Kill(usize),
+    KillAll,
+    Fail(usize, bool),
+    DropStream(usize),
+    Freeze(usize),
+    Thaw,
+    Reconnect,
+    LoseAgent(usize),
+    RestartCoordinator,
+    DieAfterCommands(usize, usize),
+    Repeat(usize),
+    Wait(u64),
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        60 => (0usize..8).prop_map(Move::Deliver),
+        40 => Just(Move::Work),
+        6 => (0usize..4, 0usize..4).prop_map(|(from, count)| Move::CommitSome(from, count)),
+        3 => (0usize..4).prop_map(Move::Kill),
+        1 => Just(Move::KillAll),
+        2 => (0usize..4, any::<bool>()).prop_map(|(worker, own)| Move::Fail(worker, own)),
+        3 => (0usize..4).prop_map(Move::DropStream),
+        1 => (0usize..4).prop_map(Move::Freeze),
+        2 => Just(Move::Thaw),
+        4 => Just(Move::Reconnect),
+        1 => (0usize..2).prop_map(Move::LoseAgent),
+        1 => Just(Move::RestartCoordinator),
+        1 => (0usize..8, 0usize..6).prop_map(|(queue, count)| Move::DieAfterCommands(queue, count)),
+        4 => any::<prop::sample::Index>().prop_map(|index| Move::Repeat(index.index(1000))),
+        4 => (1u64..20).prop_map(Move::Wait),
+    ]
+}
+
+impl World {
+    fn nth_worker(&self, index: usize) -> Option<WorkerId> {
+        let count = self.workers.len();
+        (count > 0).then(|| self.workers.keys().nth(index % count).unwrap().clone())
+    }
+
+    fn make(&mut self, what: Move) {
+        match what {
+            Move::Deliver(queue) => {
+                if let Some(event) = self.next_event(queue) {
+                    self.feed(event);
+                }
+            }
+            Move::Work => drop(self.work()),
+            Move::CommitSome(from, count) => {
+                let members = self.job().members.clone();
+                self.commit_pending(&members[from.min(members.len())..], count);
+            }
+            Move::Kill(index) => {
+                if let Some(worker) = self.nth_worker(index) {
+                    self.kill(&worker);
+                }
+            }
+            Move::KillAll => {
+                for worker in self.workers.keys().cloned().collect::<Vec<_>>() {
+                    self.kill(&worker);
+                }
+            }
+            Move::Fail(index, own) => {
+                let Some(worker) = self.nth_worker(index) else {
+                    return;
+                };
+                let fake = self.workers.get_mut(&worker).unwrap();
+                if fake.form.is_some() && !fake.failed && !fake.leaving && !fake.is_fenced() {
+                    fake.fail(if own { "data" } else { "collective" });
+                }
+            }
+            Move::DropStream(index) => {
+                if let Some(worker) = self.nth_worker(index) {
+                    self.drop_stream(&worker);
+                }
+            }
+            Move::Freeze(index) => {
+                if let Some(worker) = self.nth_worker(index) {
+                    self.workers.get_mut(&worker).unwrap().frozen = true;
+                }
+            }
+            Move::Thaw => self.thaw(),
+            Move::Reconnect => self.reconnect(),
+            Move::LoseAgent(index) => {
+                let node: NodeName = self.agents.keys().nth(index).unwrap().clone();
+                self.disconnect_agent(&node);
+            }
+            Move::RestartCoordinator => self.restart_coordinator(),
+            Move::DieAfterCommands(queue, count) => {
+                if let Some(event) = self.next_event(queue) {
+                    self.feed_until(event, count);
+                    self.restart_coordinator();
+                }
+            }
+            Move::Repeat(index) => self.repeat(index),
+            Move::Wait(seconds) => {
+                self.now.monotonic = self.now.monotonic + Duration::from_secs(seconds);
+                self.feed(Event::Tick);
+            }
+        }
+    }
+
+    fn thaw(&mut self) {
+        // What it missed while it was stopped came on a stream that is gone.
+        let frozen: Vec<_> = self
+            .workers
+            .values()
+            .filter(|fake| fake.frozen)
+            .map(|fake| fake.id.clone())
+            .collect();
+        for worker in frozen {
+            self.drop_stream(&worker);
+            self.workers.get_mut(&worker).unwrap().frozen = false;
+        }
+    }
+
+    /// An old message comes again. A stream's first message cannot: the stream would have to.
+    fn repeat(&mut self, index: usize) {
+        if self.heard.is_empty() {
+            return;
+        }
+        let event = self.heard[index % self.heard.len()].clone();
+        if matches!(&event, Event::Worker { message, .. } if !matches!(message, WorkerMessage::Attach { .. }))
+        {
+            self.feed(event);
+        }
+    }
+}
+
+fn patient() -> ClusterOptions {
+    ClusterOptions {
+        max_failures: 10_000,
+        max_failures_without_advance: 10_000,
+        ..ClusterOptions::default()
+    }
+}
+
+fn chaos_then_calm(moves: Vec<Move>, min: u32, max: u32) {
+    let mut world = World::with_options(patient());
+    world.add_node("a", 2);
+    world.add_node("b", 2);
+    world.submit(1, spec(40, min, max));
+    for what in moves {
+        world.make(what);
+        if world.status().state.is_over() {
+            break;
+        }
+    }
+    world.thaw();
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(40);
+    world.restart_coordinator();
+    assert!(world.initialised >= 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_history_is_one_line(
+        moves in prop::collection::vec(moves(), 0..600),
+        (min, max) in (1u32..=3).prop_flat_map(|min| (Just(min), min..=4)),
+    ) {
+        chaos_then_calm(moves, min, max);
+    }
+
+    #[test]
+    fn a_stop_at_any_time_ends_and_a_resume_finishes(
+        before in prop::collection::vec(moves(), 0..300),
+        after in prop::collection::vec(moves(), 0..100),
+    ) {
+        let mut world = World::with_options(patient());
+        world.add_node("a", 2);
+        world.add_node("b", 2);
+        world.submit(1, spec(40, 1, 3));
+        for what in before {
+            world.make(what);
+        }
+        world.feed(Event::StopRequested { job: super::world::job_id(1), grace_seconds: 30 });
+        for what in after {
+            world.make(what);
+        }
+        world.thaw();
+        let end = world.run_to_end();
+        prop_assert!(matches!(end, JobState::Stopped | JobState::Finished), "{}", world.status().state_reason);
+        world.feed(Event::ResumeRequested { job: super::world::job_id(1) });
+        prop_assert_eq!(world.run_to_end(), JobState::Finished);
+        world.check_finished(40);
+    }
+}

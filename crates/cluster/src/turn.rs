@@ -1,0 +1,261 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use muster_types::{Generation, JobId, NodeName, Now, Position, Segment, Step, WorkerId};
+
+use crate::{
+    AgentHello, Cluster, Command, Decision, Event, Note, Order, Record, RecordKind, Submission,
+    job_turn::JobTurn, volatile::NoteKind,
+};
+
+/// One event being decided: its consequences are tried on a copy, so that each sees those before it.
+pub(crate) struct Turn {
+    pub(crate) cluster: Cluster,
+    pub(crate) now: Now,
+    pub(crate) decision: Decision,
+    /// Jobs whose volatile state may have changed.
+    pub(crate) touched: BTreeSet<JobId>,
+    nodes_touched: bool,
+}
+
+impl Turn {
+    pub fn new(cluster: &Cluster, now: Now) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            now,
+            decision: Decision::default(),
+            touched: BTreeSet::new(),
+            nodes_touched: false,
+        }
+    }
+
+    /// The decision; its notes are what has become of the copy.
+    pub fn into_decision(mut self) -> Decision {
+        for job in self.touched {
+            if let Some(entry) = self.cluster.jobs.get(&job) {
+                self.decision
+                    .notes
+                    .push(Note(NoteKind::Job(job, entry.volatile.clone())));
+            }
+        }
+        if self.nodes_touched {
+            self.decision
+                .notes
+                .push(Note(NoteKind::Nodes(self.cluster.nodes)));
+        }
+        self.decision
+    }
+
+    pub fn handle(&mut self, event: Event) {
+        let frees_slots = matches!(
+            event,
+            Event::AgentConnected(_)
+                | Event::WorkerExited { .. }
+                | Event::Tick
+                | Event::Submitted(_)
+        );
+        match event {
+            Event::Submitted(submission) => self.submit(submission),
+            Event::StopRequested { job, grace_seconds } => {
+                self.with(job, |turn| turn.request_stop(grace_seconds))
+            }
+            Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
+            Event::AgentConnected(hello) => self.agent_connected(&hello),
+            Event::AgentDisconnected { node } => self.agent_disconnected(&node),
+            Event::WorkerStarted { worker, pid } => {
+                self.with_worker(&worker, |turn| turn.worker_started(&worker, pid))
+            }
+            Event::WorkerExited { worker, exit } => {
+                self.forget_stranger(&worker);
+                self.with_worker(&worker, |turn| turn.worker_exited(&worker, &exit));
+            }
+            Event::WorkerDisconnected { worker } => {
+                self.with_worker(&worker, |turn| turn.worker_disconnected(&worker));
+            }
+            Event::Worker {
+                job,
+                worker,
+                generation,
+                message,
+            } => {
+                if self.cluster.jobs.contains_key(&job) {
+                    self.with(job, |turn| turn.worker_says(&worker, generation, message));
+                } else {
+                    let reason = format!("no job {job} is on record here");
+                    let order = Order::Expelled { reason };
+                    self.decision.commands.push(Command::Tell {
+                        worker,
+                        job,
+                        generation: Generation(0),
+                        order,
+                    });
+                }
+            }
+            Event::ManifestDone { job, state, result } => {
+                self.with(job, |turn| turn.manifest_done(state, result))
+            }
+            Event::CheckpointDeleted { job, state } => {
+                self.with(job, |turn| turn.checkpoint_deleted(state))
+            }
+            Event::Tick => self.tick(),
+        }
+        // Placement looks at all jobs, so it is left out where nothing can have come of the event.
+        if frees_slots || !self.decision.records.is_empty() {
+            self.place();
+        }
+        for job in self.touched.clone() {
+            self.with_entry(job, |turn| turn.show_state());
+        }
+    }
+
+    /// Lets one job take its turn, and everything that follows from it for this job.
+    pub fn with(&mut self, job: JobId, act: impl FnOnce(&mut JobTurn<'_>)) {
+        self.with_entry(job, |turn| {
+            act(turn);
+            turn.settle();
+        });
+    }
+
+    fn with_entry(&mut self, id: JobId, act: impl FnOnce(&mut JobTurn<'_>)) {
+        let Some(entry) = self.cluster.jobs.remove(&id) else {
+            return;
+        };
+        self.touched.insert(id);
+        let mut turn = JobTurn {
+            id,
+            job: entry.job,
+            volatile: entry.volatile,
+            options: &self.cluster.options,
+            now: self.now,
+            decision: &mut self.decision,
+        };
+        act(&mut turn);
+        let entry = crate::cluster::JobEntry {
+            job: turn.job,
+            volatile: turn.volatile,
+        };
+        self.cluster.jobs.insert(id, entry);
+    }
+
+    fn with_worker(&mut self, worker: &WorkerId, act: impl FnOnce(&mut JobTurn<'_>)) {
+        if let Some(job) = self.cluster.job_of(worker) {
+            self.with(job, act);
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let job = submission.job;
+        if self.cluster.jobs.contains_key(&job) {
+            return;
+        }
+        let segment = Segment {
+            start_step: Step(0),
+            start_position: Position(0),
+            global_batch: submission.spec.train.global_batch,
+            dataset_digest: submission.dataset_digest,
+        };
+        let record = Record {
+            at: self.now.wall,
+            generation: Generation(0),
+            step: Step(0),
+            kind: RecordKind::JobSubmitted(Box::new(submission)),
+        };
+        self.cluster.apply(&record);
+        self.decision.records.push(record);
+        self.with(job, |turn| {
+            turn.record(RecordKind::SegmentOpened { job, segment })
+        });
+    }
+
+    fn tick(&mut self) {
+        let due: Vec<JobId> = self
+            .cluster
+            .jobs
+            .iter()
+            .filter(|(_, entry)| !entry.job.state.is_over())
+            .filter(|(_, entry)| {
+                entry
+                    .volatile
+                    .wake
+                    .is_none_or(|wake| wake <= self.now.monotonic)
+            })
+            .map(|(job, _)| *job)
+            .collect();
+        for job in due {
+            self.with(job, |_| {});
+        }
+    }
+
+    fn agent_connected(&mut self, hello: &AgentHello) {
+        let strangers: BTreeMap<WorkerId, u32> = hello
+            .running
+            .iter()
+            .filter(|(worker, ..)| self.cluster.job_of(worker).is_none())
+            .map(|(worker, slot, _)| (worker.clone(), *slot))
+            .collect();
+        for worker in strangers.keys() {
+            let reason = "no job here knows this worker".to_owned();
+            self.decision.commands.push(Command::KillWorker {
+                node: hello.node.clone(),
+                worker: worker.clone(),
+                reason,
+            });
+        }
+        let joined = !self.cluster.nodes.is_connected(&hello.node);
+        Arc::make_mut(&mut self.cluster.nodes).hello(hello, strangers);
+        self.nodes_touched = true;
+        for job in self.cluster.in_order() {
+            let concerned = self.cluster.jobs.get(&job).is_some_and(|entry| {
+                !entry.job.state.is_over()
+                    || entry
+                        .job
+                        .workers
+                        .values()
+                        .any(|placement| placement.node == hello.node)
+            });
+            if concerned {
+                self.with(job, |turn| turn.agent_said_hello(hello, joined));
+            }
+        }
+    }
+
+    fn agent_disconnected(&mut self, node: &NodeName) {
+        if !self.cluster.nodes.is_connected(node) {
+            return;
+        }
+        if let Some(node) = Arc::make_mut(&mut self.cluster.nodes).0.get_mut(node) {
+            node.connected = false;
+        }
+        self.nodes_touched = true;
+        for job in self.cluster.in_order() {
+            let concerned = self.cluster.jobs.get(&job).is_some_and(|entry| {
+                !entry.job.state.is_over()
+                    && entry
+                        .job
+                        .workers
+                        .values()
+                        .any(|placement| placement.node == *node)
+            });
+            if concerned {
+                self.with(job, |turn| turn.agent_lost(node));
+            }
+        }
+    }
+
+    fn forget_stranger(&mut self, worker: &WorkerId) {
+        if self
+            .cluster
+            .nodes
+            .0
+            .values()
+            .any(|node| node.strangers.contains_key(worker))
+        {
+            for node in Arc::make_mut(&mut self.cluster.nodes).0.values_mut() {
+                node.strangers.remove(worker);
+            }
+            self.nodes_touched = true;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use muster_types::{Generation, JobId, Monotonic, StateId, Step, WorkerId};
+
+use crate::{ledger::Ledger, nodes::Nodes, saves::Saves};
+
+/// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
+///
+/// It holds the new volatile state as a whole, so notes neither depend on their order nor on the records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note(pub(crate) NoteKind);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum NoteKind {
+    Job(JobId, Arc<Volatile>),
+    Nodes(Arc<Nodes>),
+}
+
+/// What is known of a job beside its records.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Volatile {
+    pub workers: BTreeMap<WorkerId, View>,
+    /// Who said `Left`, and when; kept after the process has ended.
+    pub left: BTreeMap<WorkerId, Monotonic>,
+    pub ledger: Ledger,
+    pub saves: Saves,
+    pub strikes: Strikes,
+    pub round: Round,
+    /// Since when enough workers are warm to open a generation.
+    pub gathered_at: Option<Monotonic>,
+    /// Since when the workers are to leave.
+    pub draining_since: Option<Monotonic>,
+    /// Why the newest checkpoint cannot be read, and how often it was tried.
+    pub storage: Option<(String, u32)>,
+    pub fingerprint: String,
+    /// When the next bound runs out.
+    pub wake: Option<Monotonic>,
+}
+
+/// What is known of a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct View {
+    /// When it was placed, or first thought of after a restart.
+    pub since: Monotonic,
+    pub pid: Option<u32>,
+    pub attached_at: Option<Monotonic>,
+    pub connected: bool,
+    pub disconnected_at: Option<Monotonic>,
+    pub address: String,
+    pub warm: bool,
+    /// The generation that it last said it is in.
+    pub generation: Generation,
+    /// From its attach; for former members only `fenced` counts.
+    pub holdings: Option<StateId>,
+    /// The generation that it gave up last, and what it held then.
+    pub fenced: Option<(Generation, Option<StateId>)>,
+    pub told_supersede: Option<Generation>,
+    pub told_form: Option<Generation>,
+    pub told_leave: Option<Generation>,
+    /// The generation that it is ready in, and its state's hash.
+    pub ready: Option<(Generation, u64)>,
+    /// The generation that it left at an agreed boundary.
+    pub at_boundary: Option<Generation>,
+    /// The generation in which it did not get ready in time.
+    pub slow_in: Option<Generation>,
+    pub step: Option<Step>,
+    pub phase: String,
+}
+
+impl View {
+    pub fn new(since: Monotonic) -> Self {
+        Self {
+            since,
+            pid: None,
+            attached_at: None,
+            connected: false,
+            disconnected_at: None,
+            address: String::new(),
+            warm: false,
+            generation: Generation(0),
+            holdings: None,
+            fenced: None,
+            told_supersede: None,
+            told_form: None,
+            told_leave: None,
+            ready: None,
+            at_boundary: None,
+            slow_in: None,
+            step: None,
+            phase: String::new(),
+        }
+    }
+}
+
+/// The newest generation's volatile side, from its opening to its forming, and from its forming on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Round {
+    pub generation: Generation,
+    pub formed: bool,
+    pub since: Monotonic,
+    /// When a step was last committed, or a member's phase changed.
+    pub moved_at: Monotonic,
+    /// When a step was last committed.
+    pub committed_at: Option<Monotonic>,
+    /// All members are ready.
+    pub ready: bool,
+    pub reconfigure_at: Option<Monotonic>,
+    /// Who cannot go on in this generation, and why.
+    pub failures: BTreeMap<WorkerId, String>,
+    /// Who could not read the checkpoint: no fault of its own.
+    pub unreadable: BTreeSet<WorkerId>,
+    pub save_told: bool,
+    pub leave_told: bool,
+}
+
+/// Failures in a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Strikes {
+    /// Without a newly committed step.
+    pub count: u32,
+    /// Without a step beyond the furthest.
+    pub without_advance: u32,
+    pub furthest: Step,
+    /// What happens in this generation or before was counted.
+    pub generation: Generation,
+    /// What happens to these workers was counted.
+    pub ordinal: u32,
+    /// No new attempt before.
+    pub retry_at: Option<Monotonic>,
+    /// The last causes, oldest first.
+    pub causes: Vec<String>,
+}
