@@ -1,1 +1,24 @@
 //! The coordinator: the loop around the pure core, and its gRPC services.
+//!
+//! One task, the actor, owns the cluster's state and the journal. All others hold a handle on its inbox: services turn
+//! messages into events, effects report back with events, and questions are put to the state in turn.
+
+mod actor;
+mod clock;
+mod convert;
+mod coordinator;
+mod effects;
+mod inbox;
+mod job_files;
+mod journal_entry;
+mod link;
+mod log_router;
+mod options;
+mod server;
+mod services;
+mod spaces;
+mod step_log;
+mod submission;
+
+pub use coordinator::{Coordinator, Handle};
+pub use options::{CoordinatorError, Options};

@@ -1,0 +1,97 @@
+use std::{io, path::PathBuf};
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `http://HOST:PORT` of the coordinator. Workers are given the same.
+    pub coordinator: String,
+    /// The node's name; no two connected agents have the same.
+    pub name: String,
+    /// Host or IP at which other nodes reach this one's workers.
+    pub advertise: String,
+    /// What the node offers.
+    pub slots: SlotsOption,
+    /// Files of jobs lie in `jobs/<job id>` below it, unless `job_dir` is given.
+    pub data_dir: PathBuf,
+    /// Where the files of all jobs go instead: for one job in one process.
+    pub job_dir: Option<PathBuf>,
+    /// The `muster-worker` binary.
+    pub worker_binary: PathBuf,
+}
+
+/// Which slots a node offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlotsOption {
+    /// One slot a GPU; without a GPU, one CPU slot.
+    #[default]
+    Auto,
+    /// So many slots: dealt over the GPUs in turn, several to a GPU if need be; without a GPU, CPU slots.
+    Count(u32),
+    /// So many CPU slots, GPUs or not.
+    Cpu(u32),
+}
+
+impl Options {
+    /// Options of a node that other nodes need not reach, offering [`SlotsOption::Auto`].
+    pub fn new(
+        coordinator: impl Into<String>,
+        name: impl Into<String>,
+        data_dir: impl Into<PathBuf>,
+        worker_binary: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            name: name.into(),
+            advertise: "127.0.0.1".into(),
+            slots: SlotsOption::Auto,
+            data_dir: data_dir.into(),
+            job_dir: None,
+            worker_binary: worker_binary.into(),
+        }
+    }
+}
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No worker can be started with it.
+    #[error(
+        "the worker binary {path} cannot be used: {reason}; build it with `make build`, or name another one"
+    )]
+    WorkerBinary {
+        /// The binary.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No address.
+    #[error("{url:?} is no address of a coordinator: {reason}; give http://HOST:PORT")]
+    Coordinator {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No place for logs.
+    #[error("the data directory {path} cannot be used: {source}")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Nothing to offer.
+    #[error("an agent offers between 1 and {max} slots, not {count}")]
+    Slots {
+        /// What was asked for.
+        count: u32,
+        /// The most.
+        max: u32,
+    },
+    /// A name that cannot be one.
+    #[error("{name:?} cannot be a node's name; use letters, digits, dots and dashes")]
+    Name {
+        /// What was given.
+        name: String,
+    },
+}

@@ -1,0 +1,368 @@
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use muster_proto::v1::{
+    AgentCommand, AgentHeartbeat, AgentHello, AgentMessage, LogContent, ReadLog, Slot, StartWorker,
+    agent_command, agent_message, agent_service_client::AgentServiceClient,
+};
+use tokio::{
+    io::AsyncReadExt,
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming, transport::Endpoint};
+
+use crate::{
+    Options,
+    directories::Directories,
+    launch::{GpuSharing, Launch},
+    logs::{self, CHUNK_BYTES},
+    supervisor::{News, Supervisor},
+};
+
+/// Pause after a failed or lost stream; doubles up to the longest.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Messages that wait for a slow network; when they are more, the stream is given up and opened again.
+const QUEUE: usize = 1024;
+/// A stream that still lives so long after something was said has carried it: keep-alive would have found it broken.
+const PROOF: Duration = Duration::from_secs(15);
+/// Log chunks that wait.
+const LOG_QUEUE: usize = 4;
+
+/// Talks to the coordinator, over one stream after another.
+pub(crate) struct Session {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) options: Options,
+    pub(crate) directories: Directories,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How a stream came to its end.
+enum Ending {
+    /// It was never set up.
+    Refused(Status),
+    /// It broke, or the coordinator ended it.
+    Lost(String),
+    /// This agent shuts down.
+    Stopped,
+}
+
+/// What this agent says on one stream.
+struct Voice {
+    messages: mpsc::Sender<AgentMessage>,
+    logs: mpsc::Sender<AgentMessage>,
+    told: BTreeSet<(String, Kind)>,
+    /// Exits that were said but may yet be lost with the stream.
+    unproven: Vec<(Instant, String)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Started,
+    Exited,
+}
+
+impl Session {
+    pub(crate) async fn run(self) {
+        let mut pause = BACK_OFF.0;
+        loop {
+            let coordinator = &self.options.coordinator;
+            match self.stream().await {
+                Ending::Stopped => return,
+                Ending::Lost(reason) => {
+                    tracing::warn!(%coordinator, %reason, "the stream to the coordinator ended; connecting again");
+                    pause = BACK_OFF.0;
+                }
+                Ending::Refused(status) => {
+                    let reason = status.message();
+                    tracing::warn!(%coordinator, code = ?status.code(), %reason, "no stream to the coordinator; trying again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = BACK_OFF.1.min(pause * 2),
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn stream(&self) -> Ending {
+        let (messages, outbound) = mpsc::channel(QUEUE);
+        let (logs, log_chunks) = mpsc::channel(LOG_QUEUE);
+        let mut voice = Voice {
+            messages,
+            logs,
+            told: BTreeSet::new(),
+            unproven: Vec::new(),
+        };
+        let mut changes = self.supervisor.changes();
+        let hello = self.hello().await;
+        for started in &hello.running {
+            voice
+                .told
+                .insert((started.worker_id.clone(), Kind::Started));
+        }
+        if voice.say(agent_message::Kind::Hello(hello)).is_err() {
+            return Ending::Lost("the queue of a new stream is full".into());
+        }
+        let outbound = futures::stream::select(
+            ReceiverStream::new(outbound),
+            ReceiverStream::new(log_chunks),
+        );
+        let open = async {
+            let channel = self.endpoint.connect().await.map_err(|error| {
+                Status::unavailable(format!(
+                    "{} cannot be reached: {}",
+                    self.options.coordinator,
+                    root_cause(&error)
+                ))
+            })?;
+            Ok(AgentServiceClient::new(channel)
+                .session(outbound)
+                .await?
+                .into_inner())
+        };
+        let mut inbound = tokio::select! {
+            opened = open => match opened {
+                Ok(inbound) => inbound,
+                Err(status) => return Ending::Refused(status),
+            },
+            () = self.stop.cancelled() => return Ending::Stopped,
+        };
+        let mut heartbeat = None;
+        changes.mark_changed();
+        loop {
+            let beat = async {
+                match &mut heartbeat {
+                    Some(interval) => tokio::time::Interval::tick(interval).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let said = tokio::select! {
+                command = inbound.message() => match command {
+                    Ok(Some(AgentCommand { kind: Some(agent_command::Kind::Welcome(welcome)) })) => {
+                        tracing::info!(coordinator = %self.options.coordinator, "connected");
+                        let period = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(100)));
+                        let mut interval = interval_at(Instant::now() + period, period);
+                        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                        heartbeat = Some(interval);
+                        Ok(())
+                    }
+                    Ok(Some(command)) => self.obey(command, &mut voice),
+                    Ok(None) => return Ending::Lost("the coordinator ended it".into()),
+                    Err(status) => return Ending::Lost(status.message().to_owned()),
+                },
+                changed = changes.changed() => match changed {
+                    Ok(()) => voice.tell(&self.supervisor),
+                    Err(_) => return Ending::Stopped,
+                },
+                _ = beat => {
+                    voice.prove(&self.supervisor);
+                    voice.say(agent_message::Kind::Heartbeat(load()))
+                }
+                () = self.stop.cancelled() => {
+                    let _ = voice.tell(&self.supervisor);
+                    drop(voice);
+                    drain(&mut inbound).await;
+                    return Ending::Stopped;
+                }
+            };
+            if said.is_err() {
+                return Ending::Lost("the coordinator does not read".into());
+            }
+        }
+    }
+
+    async fn hello(&self) -> AgentHello {
+        AgentHello {
+            node: self.options.name.clone(),
+            advertise: self.options.advertise.clone(),
+            slots: self.slots.clone(),
+            running: self.supervisor.running().await,
+            version: env!("CARGO_PKG_VERSION").into(),
+            host: sysinfo::System::host_name().unwrap_or_default(),
+        }
+    }
+
+    fn obey(&self, command: AgentCommand, voice: &mut Voice) -> Result<(), QueueFull> {
+        match command.kind {
+            Some(agent_command::Kind::Start(start)) => {
+                // A repeated order is answered again.
+                voice.told.retain(|(worker, _)| *worker != start.worker_id);
+                match self.launch(&start) {
+                    Ok(launch) => self.supervisor.start(launch),
+                    Err(reason) => self.supervisor.refuse(&start, reason),
+                }
+                voice.tell(&self.supervisor)
+            }
+            Some(agent_command::Kind::Kill(kill)) => {
+                tracing::info!(worker = %kill.worker_id, reason = %kill.reason, "killing a worker");
+                self.supervisor.kill(&kill.worker_id);
+                voice.told.retain(|(worker, _)| *worker != kill.worker_id);
+                voice.tell(&self.supervisor)
+            }
+            Some(agent_command::Kind::ReadLog(request)) => {
+                let path = self.directories.log(&request.job_id, &request.worker_id);
+                // Ends with the file, or with the stream that it reads for.
+                tokio::spawn(send_log(request, path, voice.logs.clone()));
+                Ok(())
+            }
+            Some(agent_command::Kind::Welcome(_)) | None => Ok(()),
+        }
+    }
+
+    fn launch(&self, start: &StartWorker) -> Result<Launch, String> {
+        let slot = self.slots.iter().find(|slot| slot.index == start.slot);
+        let slot = slot.ok_or_else(|| format!("this node has no slot {}", start.slot))?;
+        let on_gpu = start.device.starts_with("cuda");
+        if on_gpu && slot.gpu_uuid.is_empty() {
+            return Err(format!(
+                "slot {} is {}, not {}",
+                slot.index, slot.device, start.device
+            ));
+        }
+        let same_gpu = |other: &&Slot| other.gpu_uuid == slot.gpu_uuid;
+        let gpu_sharing = match self.slots.iter().filter(same_gpu).count() {
+            0 | 1 => GpuSharing::Alone,
+            _ => GpuSharing::Shared,
+        };
+        let directory = self.directories.job(&start.job_dir);
+        let log = self.directories.log(&start.job_dir, &start.worker_id);
+        let (Some(directory), Some(log)) = (directory, log) else {
+            return Err(format!(
+                "{:?} or {:?} is no name for a file",
+                start.job_dir, start.worker_id
+            ));
+        };
+        Ok(Launch {
+            binary: self.options.worker_binary.clone(),
+            coordinator: self.options.coordinator.clone(),
+            advertise: self.options.advertise.clone(),
+            node: self.options.name.clone(),
+            job: start.job_id.clone(),
+            worker: start.worker_id.clone(),
+            gpu_sharing,
+            device: start.device.clone(),
+            threads: if start.threads == 0 {
+                slot.threads
+            } else {
+                start.threads
+            },
+            slot: slot.clone(),
+            directory,
+            log,
+        })
+    }
+}
+
+/// Too much waits for the network.
+struct QueueFull;
+
+impl Voice {
+    fn say(&self, kind: agent_message::Kind) -> Result<(), QueueFull> {
+        self.messages
+            .try_send(AgentMessage { kind: Some(kind) })
+            .map_err(|_| QueueFull)
+    }
+
+    /// Says what was not said on this stream.
+    fn tell(&mut self, supervisor: &Supervisor) -> Result<(), QueueFull> {
+        for news in supervisor.news() {
+            match news {
+                News::Started(started) => {
+                    if self.told.insert((started.worker_id.clone(), Kind::Started)) {
+                        self.say(agent_message::Kind::Started(started))?;
+                    }
+                }
+                News::Exited(exited) => {
+                    let worker = exited.worker_id.clone();
+                    if self.told.insert((worker.clone(), Kind::Exited)) {
+                        self.say(agent_message::Kind::Exited(exited))?;
+                        self.unproven.push((Instant::now(), worker));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prove(&mut self, supervisor: &Supervisor) {
+        self.unproven.retain(|(said, worker)| {
+            let proven = said.elapsed() >= PROOF;
+            if proven {
+                supervisor.told(worker);
+            }
+            !proven
+        });
+    }
+}
+
+/// Reads on until the coordinator has closed its side: then it has read all of ours.
+async fn drain(inbound: &mut Streaming<AgentCommand>) {
+    while let Ok(Some(_)) = inbound.message().await {}
+}
+
+fn load() -> AgentHeartbeat {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    AgentHeartbeat {
+        load1: sysinfo::System::load_average().one,
+        memory_available_bytes: system.available_memory(),
+    }
+}
+
+async fn send_log(
+    request: ReadLog,
+    path: Option<std::path::PathBuf>,
+    voice: mpsc::Sender<AgentMessage>,
+) {
+    let content = |data, last, error| AgentMessage {
+        kind: Some(agent_message::Kind::Log(LogContent {
+            request_id: request.request_id,
+            worker_id: request.worker_id.clone(),
+            data,
+            last,
+            error,
+        })),
+    };
+    let lines = request.tail_lines;
+    let opened = match path {
+        None => Err("no such worker".to_owned()),
+        Some(path) => tokio::task::spawn_blocking(move || logs::open_at_tail(&path, lines))
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|opened| opened.map_err(|error| error.to_string())),
+    };
+    let mut file = match opened {
+        Ok(file) => tokio::fs::File::from_std(file),
+        Err(error) => {
+            let _ = voice.send(content(Vec::new(), true, error)).await;
+            return;
+        }
+    };
+    loop {
+        let mut data = Vec::with_capacity(CHUNK_BYTES);
+        let outcome = (&mut file)
+            .take(CHUNK_BYTES as u64)
+            .read_to_end(&mut data)
+            .await;
+        let (last, error) = match outcome {
+            Ok(read) => (read < CHUNK_BYTES, String::new()),
+            Err(error) => (true, error.to_string()),
+        };
+        if voice.send(content(data, last, error)).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// tonic says "transport error"; people need the reason below it.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

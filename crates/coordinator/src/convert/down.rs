@@ -1,0 +1,212 @@
+use muster_cluster::{Form, Order, Resume, ResumeSource};
+use muster_proto::v1::{self, agent_command, resume_point, worker_command};
+use muster_types::{BatchSlots, Generation, JobId, Segment, StateId, WorkerId};
+
+/// How often workers report committed steps.
+const REPORT_INTERVAL_MS: u32 = 250;
+
+/// The command to start a worker.
+pub(crate) fn start_worker(
+    job: JobId,
+    worker: &WorkerId,
+    slot: u32,
+    device: String,
+    threads: u32,
+) -> v1::AgentCommand {
+    let start = v1::StartWorker {
+        job_id: job.to_string(),
+        worker_id: worker.to_string(),
+        slot,
+        job_dir: job.to_string(),
+        threads,
+        device,
+    };
+    v1::AgentCommand {
+        kind: Some(agent_command::Kind::Start(start)),
+    }
+}
+
+/// The command to kill a worker.
+pub(crate) fn kill_worker(worker: &WorkerId, reason: String) -> v1::AgentCommand {
+    let kill = v1::KillWorker {
+        worker_id: worker.to_string(),
+        reason,
+    };
+    v1::AgentCommand {
+        kind: Some(agent_command::Kind::Kill(kill)),
+    }
+}
+
+/// An order, as a worker gets it.
+pub(crate) fn order(job: JobId, generation: Generation, order: Order) -> v1::WorkerCommand {
+    use worker_command::Kind;
+    let kind = match order {
+        Order::Welcome {
+            spec_json,
+            checkpoint_root,
+        } => Kind::Welcome(v1::Welcome {
+            spec_json,
+            checkpoint_root,
+            report_interval_ms: REPORT_INTERVAL_MS,
+        }),
+        Order::Supersede { superseded, reason } => Kind::Supersede(v1::Supersede {
+            superseded: superseded.get(),
+            reason,
+        }),
+        Order::Form(one) => Kind::Form(form(job, generation, *one)),
+        Order::Reconfigure { reason } => Kind::Reconfigure(v1::Reconfigure { reason }),
+        Order::SaveNow => Kind::SaveNow(v1::SaveNow {}),
+        Order::Leave { save, reason } => Kind::Leave(v1::Leave { save, reason }),
+        Order::Expelled { reason } => Kind::Expelled(v1::Expelled { reason }),
+        Order::PartAcknowledged { state } => Kind::PartAcknowledged(v1::PartAcknowledged {
+            state: Some(state_id(state)),
+        }),
+    };
+    v1::WorkerCommand {
+        job_id: job.to_string(),
+        generation: generation.get(),
+        kind: Some(kind),
+    }
+}
+
+fn form(job: JobId, generation: Generation, form: Form) -> v1::Form {
+    v1::Form {
+        rank: form.rank.get(),
+        world_size: u32::try_from(form.members.len()).unwrap_or(u32::MAX),
+        members_digest: members_digest(job, generation, &form.members),
+        members: form
+            .members
+            .into_iter()
+            .map(|(worker, collective_address)| v1::Member {
+                worker_id: worker.to_string(),
+                collective_address,
+            })
+            .collect(),
+        resume: Some(resume_point(form.resume)),
+        assignment: form.assignment.into_iter().map(batch_slots).collect(),
+        segments: form.segments.into_iter().map(segment).collect(),
+    }
+}
+
+/// The same for all members exactly if they were told the same of each other.
+fn members_digest(job: JobId, generation: Generation, members: &[(WorkerId, String)]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{job}\n{generation}\n").as_bytes());
+    for (worker, address) in members {
+        hasher.update(format!("{worker}\0{address}\n").as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn resume_point(resume: Resume) -> v1::ResumePoint {
+    use resume_point::Source;
+    let source = match resume.source {
+        ResumeSource::Initialise => Source::Initialise(v1::Initialise {}),
+        ResumeSource::Live { ranks } => Source::Live(v1::LiveSources {
+            ranks: ranks.into_iter().map(|rank| rank.get()).collect(),
+        }),
+        ResumeSource::Checkpoint { uri } => Source::Checkpoint(v1::CheckpointSource { uri }),
+    };
+    v1::ResumePoint {
+        state: Some(state_id(resume.state)),
+        source: Some(source),
+    }
+}
+
+fn segment(segment: Segment) -> v1::Segment {
+    v1::Segment {
+        start_step: segment.start_step.get(),
+        start_position: segment.start_position.get(),
+        global_batch: segment.global_batch,
+        dataset_digest: segment.dataset_digest.to_string(),
+    }
+}
+
+pub(super) fn batch_slots(slots: BatchSlots) -> v1::BatchSlots {
+    v1::BatchSlots {
+        rank: slots.rank.get(),
+        first: slots.first,
+        count: slots.count,
+    }
+}
+
+fn state_id(state: StateId) -> v1::StateId {
+    v1::StateId {
+        generation: state.generation.get(),
+        step: state.step.get(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use muster_types::{Digest, Position, Rank, Step};
+
+    use super::*;
+
+    #[test]
+    fn a_form_carries_all_that_the_core_decided() {
+        let members = vec![
+            ("w-0".into(), "10.0.0.1".to_owned()),
+            ("w-1".into(), "10.0.0.2".to_owned()),
+        ];
+        let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let state = StateId::new(Generation(3), Step(40));
+        let one = |rank: u32| {
+            let form = Form {
+                rank: Rank(rank),
+                members: members.clone(),
+                resume: Resume {
+                    state,
+                    source: ResumeSource::Live {
+                        ranks: vec![Rank(1)],
+                    },
+                },
+                assignment: vec![BatchSlots {
+                    rank: Rank(1),
+                    first: 2,
+                    count: 6,
+                }],
+                segments: vec![Segment {
+                    start_step: Step(10),
+                    start_position: Position(80),
+                    global_batch: 8,
+                    dataset_digest: Digest::new([5; 32]),
+                }],
+            };
+            let told = order(job, Generation(4), Order::Form(Box::new(form)));
+            assert_eq!((told.job_id, told.generation), (job.to_string(), 4));
+            match told.kind.unwrap() {
+                worker_command::Kind::Form(form) => form,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (first, second) = (one(0), one(1));
+        assert_eq!((first.rank, second.rank, first.world_size), (0, 1, 2));
+        assert_eq!(first.members_digest, second.members_digest);
+        assert_eq!(first.members[1].collective_address, "10.0.0.2");
+        let resume = first.resume.unwrap();
+        assert_eq!(
+            resume.state,
+            Some(v1::StateId {
+                generation: 3,
+                step: 40
+            })
+        );
+        let live = v1::LiveSources { ranks: vec![1] };
+        assert_eq!(resume.source, Some(resume_point::Source::Live(live)));
+        assert_eq!(
+            first.assignment,
+            [v1::BatchSlots {
+                rank: 1,
+                first: 2,
+                count: 6
+            }]
+        );
+        assert_eq!(first.segments[0].dataset_digest, "05".repeat(32));
+        assert_ne!(
+            members_digest(job, Generation(4), &members),
+            members_digest(job, Generation(5), &members)
+        );
+    }
+}

@@ -1,0 +1,319 @@
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use muster_cluster::{Event, JobState};
+use muster_proto::v1::{
+    self, GetLogsRequest, GetStatusRequest, JobStatus, ListCheckpointsRequest,
+    ListCheckpointsResponse, ListEventsRequest, ListJobsRequest, ListJobsResponse,
+    ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse, StopRequest,
+    StopResponse, SubmitRequest, SubmitResponse, WatchStatusRequest,
+    job_service_server::JobService,
+};
+use muster_types::JobId;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    Answers, answers,
+    events::{Events, Until},
+    logs::Logs,
+};
+use crate::{
+    convert,
+    inbox::{Core, stopping},
+    job_files::JobDirs,
+    log_router::LogRouter,
+    submission,
+};
+
+/// Answers that wait for a client.
+const QUEUE: usize = 64;
+/// How often a status is sent when the client does not say.
+const WATCH_INTERVAL_MS: u32 = 500;
+/// A watched status is looked at again after this long, even if nothing happened: rates and estimates change by themselves.
+const WATCH_REFRESH: Duration = Duration::from_secs(2);
+
+/// What clients ask of jobs.
+pub(crate) struct Jobs {
+    pub(crate) core: Core,
+    pub(crate) dirs: JobDirs,
+    pub(crate) journal: PathBuf,
+    pub(crate) logs: Arc<LogRouter>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Jobs {
+    async fn state(&self, job: JobId) -> Result<JobState, Status> {
+        let status = self
+            .core
+            .read(move |cluster, now| cluster.status(job, now))
+            .await?;
+        status.map(|status| status.state).ok_or_else(|| gone(job))
+    }
+}
+
+fn gone(job: JobId) -> Status {
+    Status::not_found(format!("there is no job {job}"))
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    type WatchStatusStream = Answers<JobStatus>;
+    type ListEventsStream = Answers<v1::Event>;
+    type GetLogsStream = Answers<LogChunk>;
+
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let SubmitRequest { spec_json, job_id } = request.into_inner();
+        let job: JobId = match job_id.as_str() {
+            "" => JobId::new(Uuid::now_v7()),
+            text => text
+                .parse()
+                .map_err(|error| Status::invalid_argument(format!("{error}")))?,
+        };
+        let response = Response::new(SubmitResponse {
+            job_id: job.to_string(),
+        });
+        if self
+            .core
+            .read(move |cluster, _| cluster.submission(job).is_some())
+            .await?
+        {
+            return Ok(response);
+        }
+        let dirs = self.dirs.clone();
+        let submission =
+            tokio::task::spawn_blocking(move || submission::prepare(&spec_json, job, &dirs))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.core.event(Event::Submitted(submission)).await?;
+        Ok(response)
+    }
+
+    async fn list_jobs(
+        &self,
+        _request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        let newest_first = self.core.read(|cluster, now| {
+            let jobs = cluster.jobs().into_iter().rev();
+            jobs.filter_map(|job| cluster.status(job, now))
+                .collect::<Vec<_>>()
+        });
+        let jobs = newest_first
+            .await?
+            .into_iter()
+            .map(convert::job_status)
+            .collect();
+        Ok(Response::new(ListJobsResponse { jobs }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<GetStatusRequest>,
+    ) -> Result<Response<JobStatus>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let status = self
+            .core
+            .read(move |cluster, now| cluster.status(job, now))
+            .await?;
+        Ok(Response::new(convert::job_status(
+            status.ok_or_else(|| gone(job))?,
+        )))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let WatchStatusRequest {
+            job_id,
+            interval_ms,
+        } = request.into_inner();
+        let job = self.core.resolve(&job_id).await?;
+        let interval_ms = if interval_ms == 0 {
+            WATCH_INTERVAL_MS
+        } else {
+            interval_ms
+        };
+        let interval = Duration::from_millis(u64::from(interval_ms));
+        let (client, queue) = mpsc::channel(1);
+        let (core, stop) = (self.core.clone(), self.stop.clone());
+        // Ends with the job, the client or the coordinator.
+        tokio::spawn(async move {
+            let watching = watch(&core, job, interval, &client);
+            let outcome = tokio::select! {
+                outcome = watching => outcome,
+                () = client.closed() => return,
+                () = stop.cancelled() => Err(stopping()),
+            };
+            if let Err(status) = outcome {
+                // The client may have gone meanwhile.
+                let _ = client.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(answers(queue)))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<ListEventsRequest>,
+    ) -> Result<Response<Self::ListEventsStream>, Status> {
+        let ListEventsRequest {
+            job_id,
+            follow,
+            after,
+        } = request.into_inner();
+        let job = self.core.resolve(&job_id).await?;
+        let events = Events {
+            core: self.core.clone(),
+            journal: self.journal.clone(),
+            job,
+            after,
+            until: if follow { Until::JobEnded } else { Until::Now },
+            stop: self.stop.clone(),
+        };
+        let (client, queue) = mpsc::channel(QUEUE);
+        // Ends as `Events::run` says.
+        tokio::spawn(events.run(client));
+        Ok(Response::new(answers(queue)))
+    }
+
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
+        let StopRequest {
+            job_id,
+            grace_seconds,
+        } = request.into_inner();
+        let job = self.core.resolve(&job_id).await?;
+        let state = self.state(job).await?;
+        if state.is_over() {
+            let reason = format!("job {job} is {} already", state.as_str());
+            return Err(Status::failed_precondition(reason));
+        }
+        let usual = self.core.read(move |cluster, _| {
+            cluster
+                .submission(job)
+                .map_or(0, |it| it.spec.workers.grace_seconds)
+        });
+        let grace_seconds = if grace_seconds == 0 {
+            usual.await?
+        } else {
+            grace_seconds
+        };
+        self.core
+            .event(Event::StopRequested { job, grace_seconds })
+            .await?;
+        Ok(Response::new(StopResponse {}))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<ResumeRequest>,
+    ) -> Result<Response<ResumeResponse>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let state = self.state(job).await?;
+        if !matches!(state, JobState::Stopped | JobState::Failed) {
+            let state = state.as_str();
+            let reason = format!("job {job} is {state}; only a stopped or failed job is resumed");
+            return Err(Status::failed_precondition(reason));
+        }
+        self.core.event(Event::ResumeRequested { job }).await?;
+        Ok(Response::new(ResumeResponse {}))
+    }
+
+    async fn get_logs(
+        &self,
+        request: Request<GetLogsRequest>,
+    ) -> Result<Response<Self::GetLogsStream>, Status> {
+        let GetLogsRequest {
+            job_id,
+            worker_id,
+            tail_lines,
+        } = request.into_inner();
+        let job = self.core.resolve(&job_id).await?;
+        let mut workers = self
+            .core
+            .read(move |cluster, _| cluster.placements(job).to_vec())
+            .await?;
+        if !worker_id.is_empty() {
+            workers.retain(|(worker, _)| worker.as_str() == worker_id);
+            if workers.is_empty() {
+                let reason = format!("job {job} never had a worker {worker_id}");
+                return Err(Status::not_found(reason));
+            }
+        }
+        let (core, router) = (self.core.clone(), Arc::clone(&self.logs));
+        let (client, queue) = mpsc::channel(QUEUE);
+        // Ends as `Logs::run` says.
+        tokio::spawn(
+            Logs {
+                core,
+                router,
+                job,
+                workers,
+                tail_lines,
+            }
+            .run(client),
+        );
+        Ok(Response::new(answers(queue)))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<ListCheckpointsRequest>,
+    ) -> Result<Response<ListCheckpointsResponse>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let checkpoints = self
+            .core
+            .read(move |cluster, _| cluster.checkpoints(job))
+            .await?;
+        let checkpoints = checkpoints.into_iter().map(convert::checkpoint).collect();
+        Ok(Response::new(ListCheckpointsResponse { checkpoints }))
+    }
+
+    async fn list_nodes(
+        &self,
+        _request: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
+        let nodes = self.core.read(|cluster, _| cluster.nodes()).await?;
+        let nodes = nodes.into_iter().map(convert::node_status).collect();
+        Ok(Response::new(ListNodesResponse { nodes }))
+    }
+}
+
+/// Sends the status now and after each change. Ends when the job has ended.
+async fn watch(
+    core: &Core,
+    job: JobId,
+    interval: Duration,
+    client: &mpsc::Sender<Result<JobStatus, Status>>,
+) -> Result<(), Status> {
+    let mut progress = core.progress();
+    let mut last = None;
+    loop {
+        progress.borrow_and_update();
+        let status = core
+            .read(move |cluster, now| cluster.status(job, now))
+            .await?;
+        let status = status.ok_or_else(|| gone(job))?;
+        let is_over = status.state.is_over();
+        let status = convert::job_status(status);
+        if last.as_ref() != Some(&status) {
+            last = Some(status.clone());
+            if client.send(Ok(status)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if is_over {
+            return Ok(());
+        }
+        tokio::time::sleep(interval).await;
+        tokio::select! {
+            changed = progress.changed() => changed.map_err(|_| stopping())?,
+            () = tokio::time::sleep(WATCH_REFRESH) => {}
+        }
+    }
+}
