@@ -1,2 +1,50 @@
-//! One rank of a job.
-fn main() {}
+//! `muster-worker`: one rank of a job. The agent starts it; people use it through `muster`.
+
+mod agreement;
+mod control;
+mod error;
+mod feed;
+mod fence;
+mod generate;
+mod generation;
+mod heal;
+mod membership;
+mod rendezvous;
+mod saver;
+mod shared;
+mod train;
+mod training;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The libtorch side of Muster.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Work for a job; started by `muster agent`.
+    Train(train::Arguments),
+    /// Continue a text with a checkpoint's model; started by `muster generate`.
+    Generate(generate::Arguments),
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let status = match arguments.command {
+        Command::Train(arguments) => train::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments),
+    };
+    std::process::exit(status);
+}
