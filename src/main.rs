@@ -1,2 +1,68 @@
-//! The muster binary.
-fn main() {}
+//! The muster binary: coordinator, agent and command line.
+
+mod checkpoints;
+mod cli;
+mod client;
+mod commands;
+mod failure;
+mod logging;
+mod output;
+mod progress;
+mod run_directory;
+mod run_record;
+mod signals;
+mod spec_file;
+mod words;
+mod worker_binary;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command},
+    failure::Failure,
+};
+
+/// How long what still runs in the background may hold up the end of the process.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    failure::install_hook();
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    logging::start(cli.log.as_deref(), cli.command.default_log())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::operation(format!("cannot start threads: {error}")))?;
+    let outcome = runtime.block_on(run(cli.command));
+    runtime.shutdown_timeout(FAREWELL);
+    outcome
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => commands::run::run(args).await,
+        Command::Coordinator(args) => commands::coordinator::run(args).await,
+        Command::Agent(args) => commands::agent::run(args).await,
+        Command::Submit(args) => commands::submit::run(args).await,
+        Command::Jobs(args) => commands::jobs::run(args).await,
+        Command::Status(args) => commands::status::run(args).await,
+        Command::Events(args) => commands::events::run(args).await,
+        Command::Logs(args) => commands::logs::run(args).await,
+        Command::Stop(args) => commands::stop::run(args).await,
+        Command::Resume(args) => commands::resume::run(args).await,
+        Command::Nodes(args) => commands::nodes::run(args).await,
+        Command::Checkpoint(args) => commands::checkpoint::run(args).await,
+        Command::Data(args) => commands::data::run(args).await,
+        Command::Config(args) => commands::config::run(args),
+        Command::Generate(args) => commands::generate::run(args).await,
+    }
+}

@@ -1,0 +1,83 @@
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("MUSTER_COMMIT"),
+    ", protocol ",
+    env!("MUSTER_PROTOCOL"),
+    ")"
+);
+
+const EXAMPLES: &str = "\
+Examples:
+  # Turn text into a dataset and train on it, on this machine
+  muster data prepare --tokenizer train-bpe:4096 --out data/mine texts/
+  muster run configs/quickstart.toml --workers 2 --set data.path=data/mine
+
+  # The same on a cluster
+  muster coordinator --listen 127.0.0.1:7070 --data-dir /var/lib/muster
+  muster agent --coordinator http://127.0.0.1:7070 --slots 2 --name node-1
+  muster submit configs/quickstart.toml
+  muster status --watch
+
+Exit codes: 0 success, 1 the job or the operation failed, 2 bad usage or bad configuration.";
+
+/// Assembles nodes into one synchronous LLM-pretraining run and keeps that run going, whatever dies on the way.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version = VERSION, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What to log on stderr, such as `debug` or `muster_agent=debug`; in place of RUST_LOG.
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Logging")]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train on this machine: coordinator, agent and workers in one go, with live progress
+    Run(commands::run::Args),
+    /// Serve as the coordinator of a cluster
+    Coordinator(commands::coordinator::Args),
+    /// Serve as a node's agent: offer its slots, start and watch its workers
+    Agent(commands::agent::Args),
+    /// Hand a run spec to a coordinator, as a new job
+    Submit(commands::submit::Args),
+    /// List the jobs, newest first
+    Jobs(commands::jobs::Args),
+    /// Show where a job stands
+    Status(commands::status::Args),
+    /// Show what happened to a job, and why
+    Events(commands::events::Args),
+    /// Show what a job's workers wrote
+    Logs(commands::logs::Args),
+    /// Save a checkpoint and end a job, to be resumed later
+    Stop(commands::stop::Args),
+    /// Take a stopped or failed job up again, from its newest checkpoint
+    Resume(commands::resume::Args),
+    /// List the nodes
+    Nodes(commands::nodes::Args),
+    /// List, verify and compare checkpoints
+    Checkpoint(commands::checkpoint::Args),
+    /// Make datasets from text, and look into them
+    Data(commands::data::Args),
+    /// Show a resolved run spec, or the schema of run specs
+    Config(commands::config::Args),
+    /// Continue a text with a trained model
+    Generate(commands::generate::Args),
+}
+
+impl Command {
+    /// What is logged where neither `--log` nor `RUST_LOG` says: services report what they do, clients only what is wrong.
+    pub fn default_log(&self) -> &'static str {
+        match self {
+            Self::Coordinator(_) | Self::Agent(_) => "info",
+            _ => "warn",
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! One file a command.
+
+pub mod agent;
+pub mod checkpoint;
+pub mod config;
+pub mod coordinator;
+pub mod data;
+pub mod events;
+pub mod generate;
+pub mod jobs;
+pub mod logs;
+pub mod nodes;
+pub mod resume;
+pub mod run;
+pub mod status;
+pub mod stop;
+pub mod submit;

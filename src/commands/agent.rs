@@ -1,0 +1,117 @@
+use std::{net::UdpSocket, path::PathBuf, time::Duration};
+
+use muster_agent::{Agent, AgentError, Options, SlotsOption};
+
+use crate::{
+    client::{self, Coordinator},
+    failure::Failure,
+    output,
+    signals::Signals,
+    worker_binary,
+};
+
+/// Arguments of `muster agent`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster agent --coordinator http://head:7070 --name node-1 --data-dir /var/lib/muster
+  muster agent --coordinator http://head:7070 --slots 4 --advertise 10.0.0.5
+
+It ends on Ctrl-C or SIGTERM, and its workers with it. Their jobs go on with the workers of other nodes; `muster stop` is
+what ends a job with a checkpoint.")]
+pub struct Args {
+    #[command(flatten)]
+    coordinator: Coordinator,
+    /// Slots to offer: dealt over the GPUs, or so many CPU slots without a GPU [default: one a GPU, or one CPU slot]
+    #[arg(long, value_name = "N")]
+    slots: Option<u32>,
+    /// The node's name; no two nodes have the same [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Holds the workers' logs
+    #[arg(long, value_name = "DIR", default_value = "muster-data/agent")]
+    data_dir: PathBuf,
+    /// Host or IP at which other nodes reach this one's workers [default: the address that this machine reaches the
+    /// coordinator from]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    /// How long workers may take to end when the agent does; then they are killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    grace: u32,
+}
+
+/// Serves until asked to end.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let url = client::full_url(&args.coordinator.url)?;
+    let name = args.name.unwrap_or_else(host_name);
+    let advertise = args.advertise.unwrap_or_else(|| own_address(&url));
+    let mut options = Options::new(url, &name, args.data_dir, worker_binary::find()?);
+    options.advertise.clone_from(&advertise);
+    options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
+    let handle = Agent::start(options).await.map_err(failure)?;
+    let devices: Vec<_> = handle.slots().iter().map(|it| it.device.as_str()).collect();
+    output::line(format_args!(
+        "agent: {name} at {advertise} offers {} slots: {}",
+        devices.len(),
+        devices.join(" ")
+    ))?;
+    signals.next().await;
+    let grace = Duration::from_secs(args.grace.into());
+    tokio::select! {
+        () = handle.shutdown(grace) => Ok(()),
+        // Dropping the handle kills what still runs.
+        () = signals.next() => Err(Failure::operation("ended before all workers had left; they were killed")),
+    }
+}
+
+/// What the agent says, as a command's failure.
+pub fn failure(error: AgentError) -> Failure {
+    match error {
+        AgentError::Coordinator { .. } | AgentError::Slots { .. } | AgentError::Name { .. } => {
+            Failure::usage(error)
+        }
+        AgentError::WorkerBinary { .. } | AgentError::DataDir { .. } => Failure::operation(error),
+    }
+}
+
+/// The host's name, with what a node's name cannot hold left out.
+fn host_name() -> String {
+    let name = nix::sys::utsname::uname().map_or_else(
+        |_| String::new(),
+        |names| names.nodename().to_string_lossy().into_owned(),
+    );
+    let plain: String = name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
+        .collect();
+    match plain.trim_start_matches('.') {
+        "" => "node".to_owned(),
+        plain => plain.to_owned(),
+    }
+}
+
+/// The address of this machine on the way to the coordinator. Nothing is sent: connecting a datagram socket only picks it.
+fn own_address(url: &str) -> String {
+    let place = url.trim_start_matches("http://");
+    let place = place.split('/').next().unwrap_or(place);
+    let find = |local: &str| {
+        let socket = UdpSocket::bind(local).ok()?;
+        socket.connect(place).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    };
+    find("0.0.0.0:0")
+        .or_else(|| find("[::]:0"))
+        .unwrap_or_else(|| "127.0.0.1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_on_loopback_is_reached_from_loopback() {
+        assert_eq!(own_address("http://127.0.0.1:7070"), "127.0.0.1");
+        assert_eq!(own_address("http://127.0.0.1:7070/"), "127.0.0.1");
+    }
+}

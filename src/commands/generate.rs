@@ -1,0 +1,68 @@
+use std::{os::unix::process::CommandExt, process::Command};
+
+use crate::{checkpoints, failure::Failure, worker_binary};
+
+/// Arguments of `muster generate`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster generate --checkpoint runs/quickstart-20260131-080500 --prompt \"ROMEO:\"
+  muster generate --checkpoint DIR --prompt \"Once\" --max-tokens 200 --temperature 0.8 --top-k 50 --seed 1")]
+pub struct Args {
+    /// A checkpoint, a job's checkpoints or a run's directory; the newest one there that reads back is taken
+    #[arg(long, value_name = "URI")]
+    checkpoint: String,
+    /// The text to continue
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: String,
+    /// Most tokens to add
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// Above 1: more surprising; below 1: more predictable
+    #[arg(long, value_name = "T", conflicts_with = "greedy", value_parser = temperature)]
+    temperature: Option<f64>,
+    /// Choose among the N most likely tokens only
+    #[arg(long, value_name = "N", conflicts_with = "greedy")]
+    top_k: Option<u32>,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "N", conflicts_with = "greedy")]
+    seed: Option<u64>,
+    /// Always take the most likely token
+    #[arg(long)]
+    greedy: bool,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err(
+            "expected a number above 0; for the most likely token each time, use --greedy".into(),
+        ),
+    }
+}
+
+/// Becomes `muster-worker generate`, which has the tensors.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let worker = worker_binary::find()?;
+    let checkpoint = checkpoints::newest_valid(&args.checkpoint).await?;
+    let mut command = Command::new(&worker);
+    command.args(["generate", "--checkpoint", checkpoint.uri()]);
+    command.arg(format!("--prompt={}", args.prompt));
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            command.args([name, &value]);
+        }
+    };
+    option("--max-tokens", args.max_tokens.map(|it| it.to_string()));
+    option("--temperature", args.temperature.map(|it| it.to_string()));
+    option("--top-k", args.top_k.map(|it| it.to_string()));
+    option("--seed", args.seed.map(|it| it.to_string()));
+    if args.greedy {
+        command.arg("--greedy");
+    }
+    let error = command.exec();
+    Err(Failure::operation(format!(
+        "cannot start {}: {error}",
+        worker.display()
+    )))
+}

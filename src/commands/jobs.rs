@@ -1,0 +1,52 @@
+use muster_proto::v1::ListJobsRequest;
+
+use crate::{
+    client::Coordinator,
+    failure::Failure,
+    output::{self, Output},
+    words,
+};
+
+/// Arguments of `muster jobs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    coordinator: Coordinator,
+    /// How to print them
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Lists the jobs, newest first.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let mut client = args.coordinator.connect().await?;
+    let jobs = client
+        .list_jobs(ListJobsRequest {})
+        .await?
+        .into_inner()
+        .jobs;
+    if args.output == Output::Json {
+        return output::json(&jobs);
+    }
+    let mut table = output::table([
+        "JOB",
+        "NAME",
+        "STATE",
+        "STEP",
+        "LOSS",
+        "WORKERS",
+        "SUBMITTED",
+    ]);
+    for job in jobs {
+        table.add_row([
+            job.job_id,
+            job.name,
+            job.state,
+            format!("{}/{}", job.step, job.total_steps),
+            words::known(job.loss, words::loss),
+            job.workers.len().to_string(),
+            job.submitted_at,
+        ]);
+    }
+    output::line(table)
+}

@@ -1,0 +1,43 @@
+use muster_proto::v1::ListNodesRequest;
+
+use crate::{
+    client::Coordinator,
+    failure::Failure,
+    output::{self, Output},
+};
+
+/// Arguments of `muster nodes`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    coordinator: Coordinator,
+    /// How to print them
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Lists the nodes.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let mut client = args.coordinator.connect().await?;
+    let nodes = client
+        .list_nodes(ListNodesRequest {})
+        .await?
+        .into_inner()
+        .nodes;
+    if args.output == Output::Json {
+        return output::json(&nodes);
+    }
+    let mut table = output::table(["NODE", "ADDRESS", "CONNECTED", "DEVICE", "SLOTS", "USED"]);
+    for node in nodes {
+        let connected = if node.connected { "yes" } else { "no" };
+        table.add_row([
+            node.name,
+            node.address,
+            connected.to_owned(),
+            node.device,
+            node.slots.to_string(),
+            node.slots_used.to_string(),
+        ]);
+    }
+    output::line(table)
+}
