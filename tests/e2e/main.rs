@@ -1,0 +1,9 @@
+//! Whole jobs: the two binaries as people run them, real processes, real SIGKILL.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_input;
+mod cluster;
+mod recovery;
+mod resume;
+mod run;
+mod support;

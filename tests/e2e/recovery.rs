@@ -1,0 +1,109 @@
+use nix::sys::signal::Signal;
+use rstest::rstest;
+
+use crate::support::{
+    Bench, assert_one_history, events, eventually, members, send, status, training,
+};
+
+/// Long enough that the kill falls into the run, and short enough for a test.
+const STEPS: u64 = 800;
+
+fn long() -> String {
+    format!("train.steps={STEPS}")
+}
+
+#[rstest]
+fn a_killed_worker_costs_the_others_nothing(#[values(2, 3)] workers: usize) {
+    let bench = Bench::new();
+    let (count, long) = (workers.to_string(), long());
+    let every = "checkpoint.every_steps=500";
+    let mut run = bench.run(
+        "out",
+        &["--workers", &count, "--set", &long, "--set", every],
+    );
+    let url = run.url();
+    let before = training(&url, workers, 20);
+    let (survivors, victim) = (&before[..workers - 1], before[workers - 1]);
+    send(victim, Signal::SIGKILL);
+
+    // The survivors go on by themselves, and take the replacement along when it is warm.
+    let after = eventually("the replacement", || {
+        let pids = members(&status(&url));
+        (pids.len() == workers && !pids.contains(&victim)).then_some(pids)
+    });
+    assert_eq!(
+        &after[..workers - 1],
+        survivors,
+        "no survivor was restarted"
+    );
+    let happened = events(&url);
+    let lost = happened
+        .iter()
+        .find(|it| it["kind"] == "worker_exit")
+        .unwrap();
+    assert_eq!(lost["signal"], 9, "{lost}");
+    let formed = happened
+        .iter()
+        .filter(|it| it["kind"] == "generation_formed")
+        .nth(1)
+        .unwrap();
+    assert_eq!(
+        formed["resume"]["from"], "live",
+        "no checkpoint was needed: {formed}"
+    );
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_one_history(&bench.metrics("out"), STEPS);
+}
+
+#[test]
+fn rank_0_may_die_like_any_other() {
+    let bench = Bench::new();
+    let long = long();
+    let mut run = bench.run("out", &["--workers", "3", "--set", &long]);
+    let url = run.url();
+    let before = training(&url, 3, 20);
+    send(before[0], Signal::SIGKILL);
+    let after = eventually("the replacement", || {
+        let pids = members(&status(&url));
+        (pids.len() == 3 && !pids.contains(&before[0])).then_some(pids)
+    });
+    assert_eq!(after[..2], before[1..], "the survivors keep their order");
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_one_history(&bench.metrics("out"), STEPS);
+}
+
+#[test]
+fn where_all_workers_die_the_newest_checkpoint_takes_over() {
+    let bench = Bench::new();
+    let long = long();
+    let mut run = bench.run(
+        "out",
+        &[
+            "--workers",
+            "2",
+            "--set",
+            &long,
+            "--set",
+            "checkpoint.every_steps=20",
+        ],
+    );
+    let url = run.url();
+    let before = training(&url, 2, 50);
+    let checkpoint = eventually("a checkpoint", || {
+        status(&url)["last_checkpoint"]["step"].as_u64()
+    });
+    for pid in &before {
+        send(*pid, Signal::SIGKILL);
+    }
+    let formed = eventually("the next generation", || {
+        let formed = events(&url);
+        let formed = formed
+            .into_iter()
+            .filter(|it| it["kind"] == "generation_formed");
+        formed.into_iter().nth(1)
+    });
+    assert_eq!(formed["resume"]["from"], "checkpoint", "{formed}");
+    assert!(formed["step"].as_u64().unwrap() >= checkpoint, "{formed}");
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_one_history(&bench.metrics("out"), STEPS);
+}
