@@ -15,7 +15,7 @@ pub fn evidence_of(step: u64) -> u64 {
     (step + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// A worker as protocol.md describes it: a fence, a state with a name, and what is said again on each new stream.
+/// A worker as the generation protocol has it: a fence, a state with a name, and what is said again on each new stream.
 #[derive(Debug)]
 pub struct FakeWorker {
     pub id: WorkerId,
