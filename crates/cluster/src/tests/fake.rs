@@ -23,6 +23,8 @@ pub struct FakeWorker {
     pub node: NodeName,
     pub slot: u32,
     pub connected: bool,
+    /// The coordinator has taken its attach on this stream: what it was told before went to the old one, and is lost.
+    pub heard: bool,
     /// Neither answers nor works; its process is there.
     pub frozen: bool,
     pub warm: bool,
@@ -56,6 +58,7 @@ impl FakeWorker {
             node,
             slot,
             connected: false,
+            heard: false,
             frozen: false,
             warm: false,
             generation: Generation(0),
@@ -98,6 +101,7 @@ impl FakeWorker {
     /// A new stream: attach, and everything that may not have been heard.
     pub fn connect(&mut self) {
         self.connected = true;
+        self.heard = false;
         let (holdings, warm) = (self.holdings, self.warm);
         self.say(WorkerMessage::Attach {
             pid: 1,

@@ -46,6 +46,8 @@ pub struct World {
 #[derive(Debug)]
 pub struct FakeAgent {
     pub connected: bool,
+    /// The coordinator has taken its hello on this stream: what it was told before went to the old one, and is lost.
+    pub heard: bool,
     pub slots: Vec<SlotOffer>,
     pub out: VecDeque<Event>,
 }
@@ -143,6 +145,7 @@ impl World {
             node.clone(),
             FakeAgent {
                 connected: false,
+                heard: false,
                 slots,
                 out: VecDeque::new(),
             },
@@ -157,8 +160,14 @@ impl World {
             .collect();
         let agent = self.agents.get_mut(node).unwrap();
         agent.connected = true;
+        agent.heard = false;
         agent.out.clear();
         let slots = agent.slots.clone();
+        // The coordinator takes a node's new stream only once it has noticed the end of the old one.
+        let end = Event::AgentDisconnected { node: node.clone() };
+        if let Some(at) = self.shell.iter().position(|event| *event == end) {
+            agent.out.extend(self.shell.remove(at));
+        }
         agent.out.push_back(Event::AgentConnected(AgentHello {
             node: node.clone(),
             advertise: format!("{node}.example"),
@@ -199,6 +208,7 @@ impl World {
         let decision = self.cluster.decide(self.now, event.clone());
         let mut turn = Turn::new(&self.cluster, self.now);
         turn.handle(event.clone());
+        self.heard_on_new_stream(&event);
         if matches!(event, Event::Worker { .. }) {
             self.heard.push(event);
         }
@@ -223,6 +233,32 @@ impl World {
             self.commands.push(command.clone());
             self.execute(command);
         }
+    }
+
+    fn heard_on_new_stream(&mut self, event: &Event) {
+        match event {
+            Event::AgentConnected(hello) => {
+                if let Some(agent) = self.agents.get_mut(&hello.node) {
+                    agent.heard = true;
+                }
+            }
+            Event::Worker {
+                worker,
+                message: WorkerMessage::Attach { .. },
+                ..
+            } => {
+                if let Some(fake) = self.workers.get_mut(worker) {
+                    fake.heard = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn reaches(&self, node: &NodeName) -> bool {
+        self.agents
+            .get(node)
+            .is_some_and(|agent| agent.connected && agent.heard)
     }
 
     fn check(&mut self, record: &Record) {
@@ -312,9 +348,7 @@ impl World {
                 worker,
                 ..
             } => {
-                if self.agents.get(&node).is_none_or(|agent| !agent.connected)
-                    || self.workers.contains_key(&worker)
-                {
+                if !self.reaches(&node) || self.workers.contains_key(&worker) {
                     return;
                 }
                 let taken = self
@@ -335,7 +369,7 @@ impl World {
                     .push_back(Event::WorkerStarted { worker, pid: 1 });
             }
             Command::KillWorker { node, worker, .. } => {
-                if self.agents.get(&node).is_some_and(|agent| agent.connected) {
+                if self.reaches(&node) {
                     self.kill(&worker);
                 }
             }
@@ -348,7 +382,7 @@ impl World {
                 let Some(fake) = self.workers.get_mut(&worker) else {
                     return;
                 };
-                if !fake.connected || fake.frozen {
+                if !fake.connected || !fake.heard || fake.frozen {
                     return;
                 }
                 if let crate::Order::Form(form) = &order {
@@ -445,6 +479,9 @@ impl World {
             .values_mut()
             .filter(|fake| !fake.connected && !fake.frozen)
         {
+            // A worker's new stream takes the place of the old one, whose end then is no news any more.
+            let end = |event: &Event| matches!(event, Event::WorkerDisconnected { worker } if *worker == fake.id);
+            self.shell.retain(|event| !end(event));
             fake.connect();
         }
         let away: Vec<_> = self
@@ -555,6 +592,10 @@ impl World {
 
     fn work_group(&mut self, job: JobId, generation: Generation) -> bool {
         let members = self.members(job, generation);
+        if members.is_empty() {
+            // What another of this job's groups did just now took the last of them along.
+            return false;
+        }
         let mine = |fake: &FakeWorker| fake.generation == generation && fake.job == job;
         let gone = members.iter().any(|member| match self.workers.get(member) {
             // Whoever has not joined yet is waited for; whoever has failed or fenced is out of the group.
