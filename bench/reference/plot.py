@@ -50,11 +50,13 @@ def main():
     ours, reference = load(a.ours), load(a.reference)
     anchor = reference[a.anchor]["train_loss"]
 
+    # One colour a run, in both panels.
+    colour = {name: f"C{i}" for i, name in enumerate([*reference, *ours])}
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(10, 9), height_ratios=[3, 2], sharex=True)
     for name, curve in reference.items():
-        top.plot(smooth(curve["train_loss"]), lw=1, alpha=0.8, label=f"PyTorch {name.removeprefix('curve.')}")
+        top.plot(smooth(curve["train_loss"]), lw=1, alpha=0.8, color=colour[name], label=f"PyTorch {name.removeprefix('curve.')}")
     for name, curve in ours.items():
-        top.plot(smooth(curve["train_loss"]), lw=1.6, ls="--", label=f"Muster {name.removeprefix('muster.')}")
+        top.plot(smooth(curve["train_loss"]), lw=1.6, ls="--", color=colour[name], label=f"Muster {name.removeprefix('muster.')}")
     top.set_ylabel("training loss, nats a token (mean of 10 steps)")
     top.legend()
     top.grid(alpha=0.3)
@@ -65,9 +67,9 @@ def main():
 
     for name, curve in reference.items():
         if name != a.anchor:
-            bottom.semilogy(difference(curve) + 1e-9, lw=0.8, alpha=0.7, label=f"PyTorch {name.removeprefix('curve.')}")
+            bottom.semilogy(difference(curve) + 1e-9, lw=0.8, alpha=0.7, color=colour[name], label=f"PyTorch {name.removeprefix('curve.')}")
     for name, curve in ours.items():
-        bottom.semilogy(difference(curve) + 1e-9, lw=1.2, label=f"Muster {name.removeprefix('muster.')}")
+        bottom.semilogy(difference(curve) + 1e-9, lw=1.2, color=colour[name], label=f"Muster {name.removeprefix('muster.')}")
     bottom.set_ylabel(f"|loss − PyTorch {a.anchor.removeprefix('curve.')}|")
     bottom.set_xlabel("step")
     bottom.legend(fontsize="small")
