@@ -70,6 +70,9 @@ pub enum Command {
     Config(commands::config::Args),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
+    /// Start one worker, wait for it and keep its exit status; agents call it
+    #[command(hide = true)]
+    Shim(commands::shim::Args),
 }
 
 impl Command {

@@ -12,6 +12,7 @@ pub mod logs;
 pub mod nodes;
 pub mod resume;
 pub mod run;
+pub mod shim;
 pub mod status;
 pub mod stop;
 pub mod submit;

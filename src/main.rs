@@ -38,6 +38,10 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<(), Failure> {
     logging::start(cli.log.as_deref(), cli.command.default_log())?;
+    // A tiny process for each worker: it does without the threads of a runtime.
+    if let Command::Shim(args) = cli.command {
+        return commands::shim::run(args);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -64,5 +68,6 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Data(args) => commands::data::run(args).await,
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,
+        Command::Shim(args) => commands::shim::run(args),
     }
 }

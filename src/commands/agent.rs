@@ -4,6 +4,7 @@ use muster_agent::{Agent, AgentError, Options, SlotsOption};
 
 use crate::{
     client::{self, Coordinator},
+    commands,
     failure::Failure,
     output,
     signals::Signals,
@@ -17,8 +18,9 @@ Examples:
   muster agent --coordinator http://head:7070 --name node-1 --data-dir /var/lib/muster
   muster agent --coordinator http://head:7070 --slots 4 --advertise 10.0.0.5
 
-It ends on Ctrl-C or SIGTERM, and its workers with it. Their jobs go on with the workers of other nodes; `muster stop` is
-what ends a job with a checkpoint.")]
+It ends on Ctrl-C or SIGTERM, and its workers with it, unless --leave-workers is given. Their jobs go on with the workers of
+other nodes; `muster stop` is what ends a job with a checkpoint. Where it is killed or crashes, its workers train on, and the
+next agent on the same data directory takes them over.")]
 pub struct Args {
     #[command(flatten)]
     coordinator: Coordinator,
@@ -28,7 +30,7 @@ pub struct Args {
     /// The node's name; no two nodes have the same [default: the host's name]
     #[arg(long)]
     name: Option<String>,
-    /// Holds the workers' logs
+    /// Holds the workers' logs and what is known of them; on a disk of this machine
     #[arg(long, value_name = "DIR", default_value = "muster-data/agent")]
     data_dir: PathBuf,
     /// Host or IP at which other nodes reach this one's workers [default: the address that this machine reaches the
@@ -38,6 +40,10 @@ pub struct Args {
     /// How long workers may take to end when the agent does; then they are killed
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace: u32,
+    /// On Ctrl-C or SIGTERM, let the workers train on until the next agent on this data directory takes them over, as for an
+    /// upgrade
+    #[arg(long)]
+    leave_workers: bool,
 }
 
 /// Serves until asked to end.
@@ -46,7 +52,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let url = client::full_url(&args.coordinator.url)?;
     let name = args.name.unwrap_or_else(host_name);
     let advertise = args.advertise.unwrap_or_else(|| own_address(&url));
-    let mut options = Options::new(url, &name, args.data_dir, worker_binary::find()?);
+    let mut options = Options::new(
+        url,
+        &name,
+        args.data_dir,
+        worker_binary::find()?,
+        commands::shim::command()?,
+    );
     options.advertise.clone_from(&advertise);
     options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
     let handle = Agent::start(options).await.map_err(failure)?;
@@ -57,6 +69,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         devices.join(" ")
     ))?;
     signals.next().await;
+    if args.leave_workers {
+        handle.leave().await;
+        return Ok(());
+    }
     let grace = Duration::from_secs(args.grace.into());
     tokio::select! {
         () = handle.shutdown(grace) => Ok(()),
@@ -71,7 +87,9 @@ pub fn failure(error: AgentError) -> Failure {
         AgentError::Coordinator { .. } | AgentError::Slots { .. } | AgentError::Name { .. } => {
             Failure::usage(error)
         }
-        AgentError::WorkerBinary { .. } | AgentError::DataDir { .. } => Failure::operation(error),
+        AgentError::WorkerBinary { .. } | AgentError::DataDir { .. } | AgentError::Busy { .. } => {
+            Failure::operation(error)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use muster_agent::{Agent, SlotsOption, discover_slots};
+use muster_agent::{Agent, Lifetime, SlotsOption, discover_slots};
 use muster_coordinator::Coordinator;
 use muster_proto::v1::{
     Event, GetStatusRequest, JobStatus, ListEventsRequest, ResumeRequest, StopRequest,
@@ -101,7 +101,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             .map_err(commands::coordinator::failure)?;
         return summary(&job.status, path);
     }
-    let mut options = muster_agent::Options::new(&url, NODE, path, worker);
+    let mut options =
+        muster_agent::Options::new(&url, NODE, path, worker, commands::shim::command()?);
+    // Whatever becomes of this process, it takes its workers with it.
+    options.lifetime = Lifetime::Agent;
     options.job_dir = Some(path.to_owned());
     options.slots = slots;
     let agent = Agent::start(options)

@@ -4,63 +4,76 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Bench, Process, assert_one_history, dataset, events, eventually, lines, send, status, stdout,
-    training,
+    Bench, Process, assert_one_history, dataset, events, eventually, lines, parent, send, status,
+    stdout, training,
 };
 
 /// A coordinator and its agents, each a process of its own.
-struct Cluster {
+pub struct Cluster {
     // Dropped in this order: agents first.
-    agents: Vec<Process>,
-    _coordinator: Process,
-    url: String,
+    pub agents: Vec<Process>,
+    pub coordinator: Process,
+    pub url: String,
 }
 
 impl Cluster {
-    fn start(bench: &Bench, agents: &[(&str, &str)]) -> Self {
-        let data = bench.text("coordinator");
-        let mut coordinator = Process::start(
-            &[
-                "coordinator",
-                "--listen",
-                "127.0.0.1:0",
-                "--data-dir",
-                &data,
-            ],
-            bench.path("coordinator.log"),
-        );
-        let url = coordinator.line("coordinator: ");
-        let start = |(name, slots): &(&str, &str)| {
-            let data = bench.text(name);
-            let mut agent = Process::start(
-                &[
-                    "agent",
-                    "--coordinator",
-                    &url,
-                    "--slots",
-                    slots,
-                    "--name",
-                    name,
-                    "--data-dir",
-                    &data,
-                    "--advertise",
-                    "127.0.0.1",
-                ],
-                bench.path(&format!("{name}.log")),
-            );
-            agent.line("agent: ");
-            agent
-        };
-        let agents = agents.iter().map(start).collect();
+    pub fn start(bench: &Bench, agents: &[(&str, &str)]) -> Self {
+        let (coordinator, url) = Self::coordinator(bench, "127.0.0.1:0");
+        let agents = agents
+            .iter()
+            .map(|(name, slots)| Self::agent(bench, &url, name, slots))
+            .collect();
         Self {
             agents,
-            _coordinator: coordinator,
+            coordinator,
             url,
         }
     }
 
+    fn coordinator(bench: &Bench, listen: &str) -> (Process, String) {
+        let data = bench.text("coordinator");
+        let mut coordinator = Process::start(
+            &["coordinator", "--listen", listen, "--data-dir", &data],
+            bench.path("coordinator.log"),
+        );
+        let url = coordinator.line("coordinator: ");
+        (coordinator, url)
+    }
+
+    /// SIGKILL, and a new one on the same journal and port.
+    pub fn kill_and_restart_coordinator(&mut self, bench: &Bench) {
+        self.coordinator.signal(Signal::SIGKILL);
+        self.coordinator.wait();
+        let listen = self.url.trim_start_matches("http://").to_owned();
+        (self.coordinator, _) = Self::coordinator(bench, &listen);
+    }
+
+    /// An agent that has taken its place. Its workers end with it when it is dropped.
+    pub fn agent(bench: &Bench, url: &str, name: &str, slots: &str) -> Process {
+        let data = bench.text(name);
+        let mut agent = Process::start(
+            &[
+                "agent",
+                "--coordinator",
+                url,
+                "--slots",
+                slots,
+                "--name",
+                name,
+                "--data-dir",
+                &data,
+                "--advertise",
+                "127.0.0.1",
+            ],
+            bench.path(&format!("{name}.log")),
+        )
+        .ended_by_sigterm();
+        agent.line("agent: ");
+        agent
+    }
+
     /// Submits the small spec with `more` arguments; the job's id.
-    fn submit(&self, bench: &Bench, more: &[&str]) -> String {
+    pub fn submit(&self, bench: &Bench, more: &[&str]) -> String {
         let data = format!("data.path={}", dataset().display());
         let checkpoints = format!("checkpoint.uri={}", bench.text("checkpoints"));
         let spec = bench.spec();
@@ -81,7 +94,7 @@ impl Cluster {
         answer["job_id"].as_str().unwrap().to_owned()
     }
 
-    fn ended(&self) -> Value {
+    pub fn ended(&self) -> Value {
         eventually("the job's end", || {
             let status = status(&self.url);
             ["finished", "failed", "stopped"]
@@ -223,21 +236,7 @@ fn a_job_that_needs_more_slots_waits_and_says_so() {
     });
     assert!(waiting.contains("needs 2 cpu slots"), "{waiting}");
     // A second node, and it starts.
-    let data = bench.text("node-b");
-    let agent = Process::start(
-        &[
-            "agent",
-            "--coordinator",
-            &cluster.url,
-            "--slots",
-            "1",
-            "--name",
-            "node-b",
-            "--data-dir",
-            &data,
-        ],
-        bench.path("node-b.log"),
-    );
+    let agent = Cluster::agent(&bench, &cluster.url, "node-b", "1");
     cluster.agents.push(agent);
     let end = cluster.ended();
     assert_eq!(
@@ -265,7 +264,9 @@ fn a_node_that_dies_with_its_worker_is_done_without() {
         .as_u64()
         .unwrap() as u32;
     let agent = cluster.agents.pop().unwrap();
-    send(agent.pid(), Signal::SIGKILL);
+    agent.signal(Signal::SIGKILL);
+    // The worker's shim first, so that nobody tells how it ended.
+    send(parent(dead), Signal::SIGKILL);
     let left = training(&cluster.url, 1, 21);
     let survivor = before.iter().find(|pid| **pid != dead).unwrap();
     assert_eq!(&left, &[*survivor], "the other node's worker trains on");

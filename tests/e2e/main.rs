@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cluster;
+mod durable;
 mod recovery;
 mod resume;
 mod run;

@@ -164,6 +164,8 @@ pub fn lines(text: &str) -> Vec<Value> {
 pub struct Process {
     child: Child,
     output: PathBuf,
+    /// What ends it when it is dropped.
+    end: Signal,
 }
 
 impl Process {
@@ -175,7 +177,14 @@ impl Process {
             .stdout(file)
             .spawn()
             .unwrap();
-        Self { child, output }
+        let end = Signal::SIGKILL;
+        Self { child, output, end }
+    }
+
+    /// For those that have processes of their own to end.
+    pub fn ended_by_sigterm(mut self) -> Self {
+        self.end = Signal::SIGTERM;
+        self
     }
 
     pub fn pid(&self) -> u32 {
@@ -227,14 +236,27 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
+        // Until it is waited for, nobody else gets its id.
+        if let Ok(None) = self.child.try_wait() {
+            self.signal(self.end);
+        }
         let _ = self.child.wait();
     }
 }
 
 pub fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+/// A worker's parent is its shim.
+pub fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    rest.split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// Waits until `found` gives something.

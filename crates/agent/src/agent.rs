@@ -1,4 +1,10 @@
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File, TryLockError},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use muster_proto::v1::Slot;
 use tokio::task::JoinHandle;
@@ -24,11 +30,15 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Agent;
 
-/// A started agent. Dropping it kills its workers; [`Handle::shutdown`] lets them end in order.
+/// A started agent. Dropping it kills its workers; [`Handle::shutdown`] lets them end in order, and [`Handle::leave`] lets
+/// them be.
 #[derive(Debug)]
 pub struct Handle {
     slots: Vec<Slot>,
-    supervisor: Arc<Supervisor>,
+    /// `None` once the workers are left to themselves.
+    supervisor: Option<Arc<Supervisor>>,
+    /// Keeps other agents out of the data directory.
+    _lock: File,
     stop: CancellationToken,
     session: Option<JoinHandle<()>>,
 }
@@ -58,8 +68,16 @@ impl Agent {
             data_dir: absolute(&options.data_dir)?,
             job_dir: options.job_dir.as_deref().map(absolute).transpose()?,
         };
+        let lock = lock(&directories.data_dir)?;
         let slots = discover_slots(options.slots);
-        let supervisor = Supervisor::new();
+        let workers = directories.data_dir.join("workers");
+        let supervisor =
+            Supervisor::open(workers.clone(), options.shim.clone()).map_err(|source| {
+                AgentError::DataDir {
+                    path: workers,
+                    source,
+                }
+            })?;
         let stop = CancellationToken::new();
         let session = Session {
             endpoint,
@@ -73,7 +91,8 @@ impl Agent {
         let session = Some(tokio::spawn(session.run()));
         Ok(Handle {
             slots,
-            supervisor,
+            supervisor: Some(supervisor),
+            _lock: lock,
             stop,
             session,
         })
@@ -89,7 +108,20 @@ impl Handle {
     /// Ends the workers (SIGTERM to each one's process group, SIGKILL after `grace`), tells the coordinator and leaves it.
     /// When this returns, no worker of this agent runs.
     pub async fn shutdown(mut self, grace: Duration) {
-        self.supervisor.close(grace).await;
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.close(grace).await;
+        }
+        self.farewell().await;
+    }
+
+    /// Leaves the coordinator, and the workers as they are: the next agent on this data directory adopts them. They end all
+    /// the same where their life is bound to this process ([`crate::Lifetime::Agent`]).
+    pub async fn leave(mut self) {
+        self.supervisor = None;
+        self.farewell().await;
+    }
+
+    async fn farewell(&mut self) {
         self.stop.cancel();
         if let Some(session) = self.session.take()
             && tokio::time::timeout(FAREWELL, session).await.is_err()
@@ -102,7 +134,9 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.supervisor.abandon();
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.abandon();
+        }
     }
 }
 
@@ -117,6 +151,21 @@ fn check_slots(option: SlotsOption) -> Result<(), AgentError> {
             })
         }
         _ => Ok(()),
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<File, AgentError> {
+    let path = data_dir.join("agent.lock");
+    let file = File::create(&path).map_err(|source| AgentError::DataDir {
+        path: path.clone(),
+        source,
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AgentError::Busy {
+            path: data_dir.to_path_buf(),
+        }),
+        Err(TryLockError::Error(source)) => Err(AgentError::DataDir { path, source }),
     }
 }
 

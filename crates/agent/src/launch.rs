@@ -1,12 +1,8 @@
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use muster_proto::v1::Slot;
+
+use crate::{Lifetime, worker_dir::Order};
 
 /// All that a worker's process is started with.
 #[derive(Clone, Debug)]
@@ -25,6 +21,7 @@ pub(crate) struct Launch {
     pub(crate) threads: u32,
     pub(crate) directory: PathBuf,
     pub(crate) log: PathBuf,
+    pub(crate) lifetime: Lifetime,
 }
 
 /// Whether a slot has its GPU for itself.
@@ -35,48 +32,47 @@ pub(crate) enum GpuSharing {
 }
 
 impl Launch {
-    /// Starts the process in a group of its own. The calling thread must live as long as the worker: the worker asks the
-    /// kernel to be killed when the thread that forked it ends, so that none outlives its agent.
-    pub(crate) fn spawn(&self) -> io::Result<Child> {
-        let log = open_log(&self.log)?;
+    /// What the worker's shim is to do.
+    pub(crate) fn order(&self) -> Order {
         let on_gpu = self.device.starts_with("cuda");
-        let mut command = Command::new(&self.binary);
-        command
-            .arg("train")
-            .args(["--coordinator", &self.coordinator])
-            .args(["--job", &self.job])
-            .args(["--worker", &self.worker])
+        let arguments = [
+            "train".to_owned(),
+            "--coordinator".into(),
+            self.coordinator.clone(),
+            "--job".into(),
+            self.job.clone(),
+            "--worker".into(),
+            self.worker.clone(),
             // The worker sees its own GPU only, so that it is the first there.
-            .args(["--device", if on_gpu { "cuda:0" } else { "cpu" }])
-            .args(["--threads", &self.threads.to_string()])
-            .args(["--advertise", &self.advertise])
-            .arg("--dir")
-            .arg(&self.directory)
-            .env("OMP_NUM_THREADS", self.threads.to_string())
-            .env(
-                "CUDA_VISIBLE_DEVICES",
-                if on_gpu {
-                    self.slot.gpu_uuid.as_str()
-                } else {
-                    ""
-                },
-            )
-            .env("MUSTER_PARENT_PID", std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stderr(log.try_clone()?)
-            .stdout(log)
-            .process_group(0);
+            "--device".into(),
+            if on_gpu { "cuda:0" } else { "cpu" }.into(),
+            "--threads".into(),
+            self.threads.to_string(),
+            "--advertise".into(),
+            self.advertise.clone(),
+            "--dir".into(),
+            // The data directory is the agent's own, made absolute; its name came from a command line.
+            self.directory.to_string_lossy().into_owned(),
+        ];
+        let visible = if on_gpu { &self.slot.gpu_uuid } else { "" };
+        let mut environment = BTreeMap::from([
+            ("OMP_NUM_THREADS".to_owned(), self.threads.to_string()),
+            ("CUDA_VISIBLE_DEVICES".to_owned(), visible.to_owned()),
+        ]);
         if on_gpu && self.gpu_sharing == GpuSharing::Shared {
             // NCCL takes two ranks on one GPU for a mistake, unless they seem to be on different hosts.
-            command.env("NCCL_HOSTID", format!("{}-{}", self.node, self.slot.index));
+            let host = format!("{}-{}", self.node, self.slot.index);
+            environment.insert("NCCL_HOSTID".to_owned(), host);
         }
-        command.spawn()
+        Order {
+            job: self.job.clone(),
+            worker: self.worker.clone(),
+            slot: self.slot.index,
+            binary: self.binary.clone(),
+            arguments: arguments.to_vec(),
+            environment,
+            log: self.log.clone(),
+            bound_to: (self.lifetime == Lifetime::Agent).then(std::process::id),
+        }
     }
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    File::options().create(true).append(true).open(path)
 }

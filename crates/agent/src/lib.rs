@@ -5,10 +5,14 @@ mod directories;
 mod launch;
 mod logs;
 mod options;
+mod process;
 mod session;
+/// The parent of a worker, in a process of its own.
+pub mod shim;
 mod slots;
 mod supervisor;
+mod worker_dir;
 
 pub use agent::{Agent, Handle};
-pub use options::{AgentError, Options, SlotsOption};
+pub use options::{AgentError, Lifetime, Options, SlotsOption};
 pub use slots::discover_slots;

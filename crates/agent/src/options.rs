@@ -17,6 +17,20 @@ pub struct Options {
     pub job_dir: Option<PathBuf>,
     /// The `muster-worker` binary.
     pub worker_binary: PathBuf,
+    /// A program and its arguments that, with a directory as one more, does as [`crate::shim::run`].
+    pub shim: Vec<PathBuf>,
+    /// How long workers may live.
+    pub lifetime: Lifetime,
+}
+
+/// How long workers may live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lifetime {
+    /// They outlive their agent: the next one on the same data directory adopts them.
+    #[default]
+    Own,
+    /// They die with their agent, however that dies.
+    Agent,
 }
 
 /// Which slots a node offers.
@@ -38,6 +52,7 @@ impl Options {
         name: impl Into<String>,
         data_dir: impl Into<PathBuf>,
         worker_binary: impl Into<PathBuf>,
+        shim: Vec<PathBuf>,
     ) -> Self {
         Self {
             coordinator: coordinator.into(),
@@ -47,6 +62,8 @@ impl Options {
             data_dir: data_dir.into(),
             job_dir: None,
             worker_binary: worker_binary.into(),
+            shim,
+            lifetime: Lifetime::Own,
         }
     }
 }
@@ -79,6 +96,14 @@ pub enum AgentError {
         path: PathBuf,
         /// The system's words.
         source: io::Error,
+    },
+    /// Another agent is at work.
+    #[error(
+        "another agent uses the data directory {path}; give each agent its own --data-dir, or end the other one"
+    )]
+    Busy {
+        /// The directory.
+        path: PathBuf,
     },
     /// Nothing to offer.
     #[error("an agent offers between 1 and {max} slots, not {count}")]

@@ -253,6 +253,7 @@ impl Session {
             slot: slot.clone(),
             directory,
             log,
+            lifetime: self.options.lifetime,
         })
     }
 }

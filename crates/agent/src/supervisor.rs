@@ -1,5 +1,7 @@
 use std::{
     collections::BTreeMap,
+    io,
+    path::PathBuf,
     process::Child,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -7,27 +9,27 @@ use std::{
 };
 
 use muster_proto::v1::{StartWorker, WorkerExited, WorkerStarted};
-use nix::{
-    errno::Errno,
-    sys::{
-        signal::{Signal, killpg},
-        wait::{Id, WaitPidFlag, waitid},
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
-use crate::{launch::Launch, logs};
+use crate::{
+    launch::Launch,
+    process::Process,
+    worker_dir::{Exit, WorkerDir},
+};
 
-/// How much of a worker's last words travel with its exit.
-const STDERR_TAIL_BYTES: u64 = 4 << 10;
+/// How often it is looked whether a shim has its worker started: shims do so within milliseconds.
+const START_POLL: Duration = Duration::from_millis(3);
 
-/// The workers of this node, each with a thread that starts it, waits for it and keeps its exit status.
+/// The workers of this node, each with a shim that starts it and keeps its exit status, and a thread that waits for that.
 ///
 /// What happened is kept as a table rather than as messages: whoever talks to the coordinator compares the table with
 /// what it has said on its stream, so that nothing is lost between two streams.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
+    /// Holds a directory for each worker.
+    directory: PathBuf,
+    shim: Vec<PathBuf>,
     table: Mutex<Table>,
     changed: watch::Sender<u64>,
 }
@@ -52,11 +54,7 @@ enum Stage {
         wanted: Wanted,
     },
     Running {
-        pid: u32,
-    },
-    /// Reaped; its last words are being read.
-    Ending {
-        pid: u32,
+        process: Process,
     },
     Ended {
         exit: WorkerExited,
@@ -86,11 +84,48 @@ pub(crate) enum News {
 }
 
 impl Supervisor {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
+    /// Takes over what an earlier agent has left in `directory`: workers that run, and ends that may not have been told.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or read.
+    pub(crate) fn open(directory: PathBuf, shim: Vec<PathBuf>) -> io::Result<Arc<Self>> {
+        std::fs::create_dir_all(&directory)?;
+        let found = WorkerDir::all(&directory)?;
+        let supervisor = Arc::new(Self {
+            directory,
+            shim,
             table: Mutex::default(),
             changed: watch::Sender::new(0),
-        })
+        });
+        for left in found {
+            supervisor.adopt(left);
+        }
+        Ok(supervisor)
+    }
+
+    fn adopt(self: &Arc<Self>, directory: WorkerDir) {
+        let order = match directory.order() {
+            Ok(order) => order,
+            Err(error) => {
+                // Its agent died before it could start anything there.
+                let path = directory.path().display();
+                tracing::warn!(directory = %path, %error, "nothing was started here; removing it");
+                return directory.remove();
+            }
+        };
+        let stage = Stage::Starting {
+            wanted: Wanted::Alive,
+        };
+        let entry = Entry {
+            job: order.job.clone(),
+            slot: order.slot,
+            stage,
+        };
+        self.lock().workers.insert(order.worker.clone(), entry);
+        tracing::info!(worker = %order.worker, slot = order.slot, "taking over from an earlier agent");
+        let watch =
+            move |supervisor: &Self, worker: &str| supervisor.watch(worker, &directory, None);
+        self.in_thread(&order.worker, order.slot, watch);
     }
 
     /// Wakes at each change of the table.
@@ -106,9 +141,13 @@ impl Supervisor {
         }
         // A slot's next worker proves that the coordinator knows of the end of the one before.
         let slot = launch.slot.index;
-        table
-            .workers
-            .retain(|_, entry| entry.slot != slot || !matches!(entry.stage, Stage::Ended { .. }));
+        table.workers.retain(|worker, entry| {
+            let over = entry.slot == slot && matches!(entry.stage, Stage::Ended { .. });
+            if over {
+                self.directory_of(worker).remove();
+            }
+            !over
+        });
         let occupant = table.workers.iter().find(|(_, entry)| entry.slot == slot);
         let refusal = occupant.map(|(other, _)| format!("slot {slot} still runs worker {other}"));
         let (worker, job) = (launch.worker.clone(), launch.job.clone());
@@ -125,18 +164,41 @@ impl Supervisor {
             self.end(&worker, not_started(reason));
             return;
         }
-        // Ends with the worker; [`Supervisor::close`] ends the worker.
-        let supervisor = Arc::clone(self);
+        let begin = move |supervisor: &Self, worker: &str| {
+            let directory = supervisor.directory_of(worker);
+            match directory.begin(&launch.order(), &supervisor.shim) {
+                Ok(shim) => supervisor.watch(worker, &directory, Some(shim)),
+                Err(error) => supervisor.end(
+                    worker,
+                    not_started(format!("its shim does not start: {error}")),
+                ),
+            }
+        };
+        self.in_thread(&worker, slot, begin);
+    }
+
+    /// The thread ends with the worker; [`Supervisor::close`] ends the worker.
+    fn in_thread(
+        self: &Arc<Self>,
+        worker: &str,
+        slot: u32,
+        job: impl FnOnce(&Self, &str) + Send + 'static,
+    ) {
+        let (supervisor, name) = (Arc::clone(self), worker.to_owned());
         let thread = thread::Builder::new()
             .name(format!("worker-slot-{slot}"))
             .stack_size(256 << 10)
-            .spawn(move || supervisor.supervise(&launch));
+            .spawn(move || job(&supervisor, &name));
         if let Err(error) = thread {
             self.end(
-                &worker,
+                worker,
                 not_started(format!("no thread to watch it: {error}")),
             );
         }
+    }
+
+    fn directory_of(&self, worker: &str) -> WorkerDir {
+        WorkerDir::at(self.directory.join(worker))
     }
 
     /// Records a worker that cannot be started at all.
@@ -158,7 +220,7 @@ impl Supervisor {
         self.end(&start.worker_id, not_started(reason));
     }
 
-    /// Sends SIGKILL to a worker's process group. Killing what does not run does nothing.
+    /// Sends SIGKILL to a worker's process group; its shim tells of the end. Killing what does not run does nothing.
     pub(crate) fn kill(&self, worker: &str) {
         if let Some(entry) = self.lock().workers.get_mut(worker) {
             signal(entry, Signal::SIGKILL);
@@ -182,6 +244,7 @@ impl Supervisor {
 
     /// The worker's exit has certainly been heard.
     pub(crate) fn told(&self, worker: &str) {
+        self.directory_of(worker).remove();
         if let Some(Entry {
             stage: Stage::Ended { telling, .. },
             ..
@@ -231,77 +294,73 @@ impl Supervisor {
             .for_each(|entry| signal(entry, which));
     }
 
-    fn supervise(&self, launch: &Launch) {
-        let worker = &launch.worker;
-        let mut child = match launch.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                let reason = format!("{} does not start: {error}", launch.binary.display());
-                return self.end(worker, not_started(reason));
+    /// Waits for a worker's start and its end. `shim` is given where this process is its parent.
+    fn watch(&self, worker: &str, directory: &WorkerDir, shim: Option<Child>) {
+        let exit = self
+            .follow(worker, directory, shim)
+            .unwrap_or_else(|error| Exit {
+                stderr_tail: format!(
+                    "what became of it is not known: {}: {error}",
+                    directory.path().display()
+                ),
+                ..Exit::default()
+            });
+        tracing::info!(%worker, code = exit.code, signal = exit.signal, "worker ended");
+        self.end(worker, exit);
+    }
+
+    fn follow(&self, worker: &str, directory: &WorkerDir, shim: Option<Child>) -> io::Result<Exit> {
+        let process = loop {
+            // In this order: a shim that has ended has written all that it ever will.
+            let deserted = directory.is_deserted()?;
+            match directory.running()? {
+                Some(process) => break Some(process),
+                None if deserted => break None,
+                None => thread::sleep(START_POLL),
             }
         };
-        let pid = child.id();
+        if let Some(process) = process {
+            self.runs(worker, process);
+        }
+        directory.wait_until_deserted()?;
+        if let Some(mut shim) = shim {
+            shim.wait()?;
+        }
+        Ok(directory.exit()?.unwrap_or_else(|| Exit {
+            stderr_tail: "its shim was killed, and with it the worker; see the worker's log".into(),
+            ..Exit::default()
+        }))
+    }
+
+    fn runs(&self, worker: &str, process: Process) {
         if let Some(entry) = self.lock().workers.get_mut(worker) {
             let wanted = match entry.stage {
                 Stage::Starting { wanted } => wanted,
                 _ => Wanted::Alive,
             };
-            entry.stage = Stage::Running { pid };
+            entry.stage = Stage::Running { process };
             if wanted == Wanted::Dead {
                 signal(entry, Signal::SIGKILL);
             }
+            tracing::info!(%worker, pid = process.pid, slot = entry.slot, "worker runs");
         }
         self.bump();
-        tracing::info!(%worker, pid, slot = launch.slot.index, "worker started");
-        let exit = self.wait(&mut child, launch);
-        tracing::info!(%worker, pid, code = exit.exit_code, signal = exit.signal, "worker ended");
-        self.end(worker, exit);
     }
 
-    /// Waits for the process, ends what is left of its group, then reaps it. Until it is reaped nobody else can get its
-    /// id, so no signal goes astray; the table's lock keeps [`Supervisor::kill`] out of the moment in between.
-    fn wait(&self, child: &mut Child, launch: &Launch) -> WorkerExited {
-        let pid = pid_of(child.id());
-        while let Err(Errno::EINTR) =
-            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
-        {}
-        let mut table = self.lock();
-        let _ = killpg(pid, Signal::SIGKILL);
-        let status = child.wait();
-        if let Some(entry) = table.workers.get_mut(&launch.worker) {
-            entry.stage = Stage::Ending { pid: child.id() };
-        }
-        drop(table);
-        let stderr_tail = logs::tail_text(&launch.log, STDERR_TAIL_BYTES);
-        match status {
-            Ok(status) => WorkerExited {
-                exit_code: status.code(),
-                signal: std::os::unix::process::ExitStatusExt::signal(&status),
-                stderr_tail,
-                ..WorkerExited::default()
-            },
-            Err(error) => {
-                let start_error = format!("its exit status is lost: {error}");
-                WorkerExited {
-                    start_error,
-                    stderr_tail,
-                    ..WorkerExited::default()
-                }
-            }
-        }
-    }
-
-    fn end(&self, worker: &str, exit: WorkerExited) {
+    fn end(&self, worker: &str, exit: Exit) {
         if let Some(entry) = self.lock().workers.get_mut(worker) {
             let pid = match entry.stage {
-                Stage::Running { pid } | Stage::Ending { pid } => Some(pid),
+                Stage::Running { process } => Some(process.pid),
                 Stage::Starting { .. } | Stage::Ended { .. } => None,
             };
             let exit = WorkerExited {
                 job_id: entry.job.clone(),
                 worker_id: worker.to_owned(),
                 slot: entry.slot,
-                ..exit
+                exit_code: exit.code,
+                signal: exit.signal,
+                start_error: exit.start_error,
+                stderr_tail: exit.stderr_tail,
             };
             entry.stage = Stage::Ended {
                 exit,
@@ -325,8 +384,8 @@ impl Supervisor {
 impl Table {
     fn news(&self) -> Vec<News> {
         let one = |(worker, entry): (&String, &Entry)| match &entry.stage {
-            Stage::Starting { .. } | Stage::Ending { .. } => None,
-            Stage::Running { pid } => Some(News::Started(entry.started(worker, *pid))),
+            Stage::Starting { .. } => None,
+            Stage::Running { process } => Some(News::Started(entry.started(worker, process.pid))),
             Stage::Ended { exit, .. } => Some(News::Exited(exit.clone())),
         };
         self.workers.iter().filter_map(one).collect()
@@ -338,15 +397,14 @@ impl Table {
         for (worker, entry) in &self.workers {
             match entry.stage {
                 Stage::Starting { .. } => return None,
-                Stage::Running { pid }
-                | Stage::Ending { pid }
+                Stage::Running {
+                    process: Process { pid, .. },
+                }
                 | Stage::Ended {
                     pid: Some(pid),
                     telling: Telling::Untold,
                     ..
-                } => {
-                    running.push(entry.started(worker, pid));
-                }
+                } => running.push(entry.started(worker, pid)),
                 Stage::Ended { .. } => {}
             }
         }
@@ -368,21 +426,15 @@ impl Entry {
 fn signal(entry: &mut Entry, which: Signal) {
     match &mut entry.stage {
         Stage::Starting { wanted } => *wanted = Wanted::Dead,
-        // It may have ended just now, unreaped: then the signal finds a zombie, which is no error worth a word.
-        Stage::Running { pid } => drop(killpg(pid_of(*pid), which)),
-        Stage::Ending { .. } | Stage::Ended { .. } => {}
+        Stage::Running { process } => process.signal_group(which),
+        Stage::Ended { .. } => {}
     }
 }
 
-fn pid_of(pid: u32) -> Pid {
-    // The kernel's process ids fit.
-    Pid::from_raw(pid.cast_signed())
-}
-
-fn not_started(start_error: String) -> WorkerExited {
-    WorkerExited {
+fn not_started(start_error: String) -> Exit {
+    Exit {
         start_error,
-        ..WorkerExited::default()
+        ..Exit::default()
     }
 }
 
@@ -414,13 +466,16 @@ mod tests {
             threads: 1,
             directory: directory.into(),
             log: directory.join(format!("{worker}.log")),
+            lifetime: crate::Lifetime::Own,
         }
     }
 
     #[tokio::test]
     async fn an_end_is_kept_until_it_was_heard_or_the_slot_has_another_worker() {
         let dir = tempfile::TempDir::new().unwrap_or_else(|error| panic!("{error}"));
-        let supervisor = Supervisor::new();
+        let shim = crate::shim::tests::command();
+        let supervisor = Supervisor::open(dir.path().join("workers"), shim.clone())
+            .unwrap_or_else(|error| panic!("{error}"));
         let workers = async || -> Vec<String> {
             supervisor
                 .running()

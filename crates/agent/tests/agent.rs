@@ -62,10 +62,28 @@ fn options(dir: &Path, url: &str, script: &str) -> Options {
     let binary = dir.join("worker.sh");
     fs::write(&binary, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut options = Options::new(url, "node-a", dir.join("data"), binary);
+    let shim = [
+        std::env::current_exe().unwrap(),
+        "the_shim".into(),
+        "--exact".into(),
+        "--ignored".into(),
+    ];
+    let mut options = Options::new(url, "node-a", dir.join("data"), binary, shim.into());
     options.slots = SlotsOption::Cpu(3);
     options.advertise = "10.0.0.7".into();
     options
+}
+
+#[test]
+#[ignore = "the agents of the other tests start it, as the shims of their workers"]
+fn the_shim() {
+    // Without a directory, somebody runs the ignored tests by hand.
+    if let Some(directory) = std::env::args()
+        .next_back()
+        .filter(|last| last.starts_with('/'))
+    {
+        muster_agent::shim::run(Path::new(&directory)).unwrap();
+    }
 }
 
 async fn hello(peer: &mut Peer) -> AgentHello {
@@ -161,14 +179,18 @@ async fn a_worker_gets_its_arguments_and_its_end_is_told_with_its_last_words() {
     );
     assert_eq!(args, expected);
     let env = fs::read_to_string(bench.dir.path().join("env")).unwrap();
-    let parent = format!("MUSTER_PARENT_PID={}", std::process::id());
-    for line in [
-        "OMP_NUM_THREADS=2",
-        "CUDA_VISIBLE_DEVICES=",
-        parent.as_str(),
-    ] {
+    for line in ["OMP_NUM_THREADS=2", "CUDA_VISIBLE_DEVICES="] {
         assert!(env.lines().any(|l| l == line), "{line} is not in {env}");
     }
+    let parent = env
+        .lines()
+        .find_map(|line| line.strip_prefix("MUSTER_PARENT_PID="));
+    assert_ne!(
+        parent,
+        Some(std::process::id().to_string().as_str()),
+        "its parent is its shim"
+    );
+    assert!(parent.is_some());
     assert!(dir.join("logs/w1.log").is_file());
     bench.agent.shutdown(PATIENCE).await;
 }
@@ -374,6 +396,83 @@ async fn a_dropped_handle_leaves_no_orphans() {
     until(|| is_alive(pid)).await;
     drop(bench.agent);
     until(|| !is_alive(pid)).await;
+}
+
+/// What an agent's end leaves to the next one on the same data directory.
+#[tokio::test]
+async fn workers_that_were_left_are_adopted_and_ends_without_an_agent_are_told() {
+    let script = r#"
+        case "$*" in
+            *brief*) until [ -e "$(dirname "$0")/go" ]; do sleep 0.01; done; echo "my last words"; exit 4 ;;
+            *) exec sleep 1000 ;;
+        esac"#;
+    let (mut bench, mut peer, _) = Bench::new(script).await;
+    let mut first = Vec::new();
+    for (slot, worker) in ["brief", "long"].into_iter().enumerate() {
+        peer.tell(start(worker, slot as u32)).await;
+        first.push(started(&mut peer).await);
+    }
+    bench.agent.leave().await;
+    peer.hang_up();
+    fs::write(bench.dir.path().join("go"), "").unwrap();
+    until(|| !is_alive(first[0].pid)).await;
+    assert!(is_alive(first[1].pid));
+
+    let again = || options(bench.dir.path(), &bench.coordinator.url, script);
+    let agent = Agent::start(again()).await.unwrap();
+    let busy = Agent::start(again()).await.unwrap_err();
+    assert!(matches!(busy, AgentError::Busy { .. }), "{busy}");
+    let mut peer = bench.coordinator.accept().await;
+    assert_eq!(
+        hello(&mut peer).await.running,
+        first,
+        "both were there, and neither was told to have ended"
+    );
+    let end = exited(&mut peer).await;
+    assert_eq!(
+        (end.worker_id.as_str(), end.slot, end.exit_code),
+        ("brief", 0, Some(4))
+    );
+    assert_eq!(end.stderr_tail, "my last words\n");
+    // It is this agent's own now, like any that it has started.
+    peer.tell(start("long", 1)).await;
+    assert_eq!(started(&mut peer).await, first[1]);
+    peer.tell(kill("long")).await;
+    while exited_or_none(&mut peer)
+        .await
+        .is_none_or(|end| end.signal != Some(9))
+    {}
+    assert!(!is_alive(first[1].pid));
+    agent.shutdown(PATIENCE).await;
+}
+
+async fn exited_or_none(peer: &mut Peer) -> Option<WorkerExited> {
+    match peer.next().await {
+        agent_message::Kind::Exited(exited) => Some(exited),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_slot_stays_taken_while_anything_that_the_worker_started_is_there() {
+    // The child leaves the worker's group, so no signal to that reaches it.
+    let script = r#"
+        setsid sh -c 'echo $$ > "$0"; until [ -e "$1" ]; do sleep 0.01; done' "$(dirname "$0")/child" "$(dirname "$0")/go" <&0 &
+        until [ -s "$(dirname "$0")/child" ]; do sleep 0.01; done; exit 0"#;
+    let (mut bench, mut peer, _) = Bench::new(script).await;
+    peer.tell(start("w1", 0)).await;
+    let first = started(&mut peer).await;
+    until(|| !is_alive(first.pid)).await;
+    peer.hang_up();
+    let mut peer = bench.coordinator.accept().await;
+    assert_eq!(
+        hello(&mut peer).await.running,
+        [first],
+        "the slot is not empty yet"
+    );
+    fs::write(bench.dir.path().join("go"), "").unwrap();
+    assert_eq!(exited(&mut peer).await.exit_code, Some(0));
+    bench.agent.shutdown(PATIENCE).await;
 }
 
 #[tokio::test]

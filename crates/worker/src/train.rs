@@ -57,26 +57,26 @@ fn parse_device(text: &str) -> Result<Device, String> {
     }
 }
 
-/// Names the agent's process; without it the worker was started by hand and lives by itself.
+/// Names the process of the worker's shim; without it the worker was started by hand and lives by itself.
 const PARENT: &str = "MUSTER_PARENT_PID";
 
-/// Has the kernel kill this process when its agent dies: a worker without an agent would hold a slot that nobody watches.
-fn end_with_agent() -> Result<(), String> {
+/// Has the kernel kill this process when its shim dies: a worker that nobody waits for would hold a slot unseen.
+fn end_with_shim() -> Result<(), String> {
     let Ok(parent) = std::env::var(PARENT) else {
         return Ok(());
     };
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-        .map_err(|error| format!("cannot bind this worker's life to its agent's: {error}"))?;
+        .map_err(|error| format!("cannot bind this worker's life to its shim's: {error}"))?;
     // It may have died before the kernel was asked.
     match nix::unistd::getppid().to_string() == parent {
         true => Ok(()),
-        false => Err(format!("the agent (process {parent}) is gone")),
+        false => Err(format!("its shim (process {parent}) is gone")),
     }
 }
 
 /// Runs to the end; returns the exit status: 0 left in good order, 1 failed or expelled, 2 cannot work at all.
 pub fn run(arguments: Arguments) -> i32 {
-    if let Err(cause) = end_with_agent() {
+    if let Err(cause) = end_with_shim() {
         error!("{cause}");
         return 1;
     }
