@@ -66,6 +66,8 @@ pub enum Command {
     Checkpoint(commands::checkpoint::Args),
     /// Make datasets from text, and look into them
     Data(commands::data::Args),
+    /// Check and copy a coordinator's journal
+    Journal(commands::journal::Args),
     /// Show a resolved run spec, or the schema of run specs
     Config(commands::config::Args),
     /// Continue a text with a trained model

@@ -8,6 +8,7 @@ pub mod data;
 pub mod events;
 pub mod generate;
 pub mod jobs;
+pub mod journal;
 pub mod logs;
 pub mod nodes;
 pub mod resume;

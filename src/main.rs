@@ -66,6 +66,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Checkpoint(args) => commands::checkpoint::run(args).await,
         Command::Data(args) => commands::data::run(args).await,
+        Command::Journal(args) => commands::journal::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,
         Command::Shim(args) => commands::shim::run(args),

@@ -44,6 +44,11 @@ impl Cluster {
     pub fn kill_and_restart_coordinator(&mut self, bench: &Bench) {
         self.coordinator.signal(Signal::SIGKILL);
         self.coordinator.wait();
+        self.start_coordinator_again(bench);
+    }
+
+    /// On the same journal and port.
+    pub fn start_coordinator_again(&mut self, bench: &Bench) {
         let listen = self.url.trim_start_matches("http://").to_owned();
         (self.coordinator, _) = Self::coordinator(bench, &listen);
     }

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::{
     cluster::Cluster,
     support::{
-        Bench, assert_one_history, dataset, events, eventually, lines, muster, send, stdout,
-        training,
+        Bench, assert_one_history, dataset, events, eventually, lines, muster, output, send,
+        stdout, training,
     },
 };
 
@@ -178,4 +178,57 @@ fn an_agent_that_is_killed_loses_no_worker_and_the_next_one_adopts_them() {
         exit["reason"].as_str().unwrap().contains("signal 9"),
         "{exit}"
     );
+}
+
+#[test]
+fn a_journal_in_use_is_checked_and_copied_and_a_coordinator_starts_from_the_copy() {
+    let bench = Bench::new();
+    let mut cluster = Cluster::start(&bench, &[("node-a", "1")]);
+    let job = cluster.submit(&bench, &["--set", "train.steps=300"]);
+    training(&cluster.url, 1, 20);
+    let (data, copy) = (bench.text("coordinator"), bench.text("copy.sqlite"));
+    assert!(stdout(&["journal", "check", &data]).contains(" records, 1 jobs, "));
+    stdout(&["journal", "backup", &data, &copy]);
+    let refused = output(&["journal", "backup", &data, &copy]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("exists"),
+        "{refused:?}"
+    );
+
+    // The disk of the coordinator is lost; its journal was copied while the job trained.
+    cluster.coordinator.signal(Signal::SIGKILL);
+    cluster.coordinator.wait();
+    for name in ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"] {
+        // SQLite removes two of them when it can.
+        let _ = std::fs::remove_file(bench.path("coordinator").join(name));
+    }
+    std::fs::copy(&copy, bench.path("coordinator/journal.sqlite")).unwrap();
+    cluster.start_coordinator_again(&bench);
+    let end = cluster.ended();
+    assert_eq!(
+        (&end["state"], &end["step"]),
+        (&"finished".into(), &300.into()),
+        "{end}"
+    );
+    assert_eq!(end["job_id"].as_str(), Some(job.as_str()));
+
+    let checked: Value =
+        serde_json::from_str(&stdout(&["journal", "check", &copy, "-o", "json"])).unwrap();
+    assert!(checked["records"].as_u64().unwrap() > 3, "{checked}");
+    std::fs::write(
+        bench.path("damaged"),
+        "not a journal, but long enough to have a header ".repeat(40),
+    )
+    .unwrap();
+    for (path, words) in [
+        ("damaged", "is damaged"),
+        ("small.toml", "is damaged"),
+        ("absent", "there is no journal"),
+    ] {
+        let refused = output(&["journal", "check", &bench.text(path)]);
+        assert_eq!(refused.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains(words), "{said}");
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use muster_cluster::{Cluster, ClusterOptions, Record};
+use muster_cluster::{Cluster, Record};
 use muster_store::Journal;
 use muster_types::JobId;
 use tokio::{
@@ -24,12 +24,16 @@ use crate::{
     clock::Clock,
     inbox::{Core, Message, Progress},
     job_files::{JobDirs, JobFiles},
+    replay::Replay,
     server::{self, ServeError, Services},
     spaces::Spaces,
 };
 
 /// How long calls under way may take to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// The journal's name in the data directory.
+pub const JOURNAL: &str = "journal.sqlite";
 
 /// The coordinator.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ impl Coordinator {
             data_dir: directory(&data_dir)?,
             job_dir: job_dir.as_deref().map(directory).transpose()?,
         };
-        let journal = Journal::<Record>::open(dirs.data_dir.join("journal.sqlite"))?;
+        let journal = Journal::<Record>::open(dirs.data_dir.join(JOURNAL))?;
         let journal_path = journal.path().to_path_buf();
         let in_use = |source| CoordinatorError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(in_use)?;
@@ -210,10 +214,10 @@ fn run(
 
 /// The state that the journal's records make, with the files of jobs that are not over brought up to it.
 fn replay(journal: &Journal<Record>, files: &JobFiles) -> Result<Cluster, CoordinatorError> {
-    let mut cluster = Cluster::new(ClusterOptions::default());
+    let mut replay = Replay::new();
     let mut records: BTreeMap<JobId, Vec<Record>> = BTreeMap::new();
-    journal.replay(|_, record| {
-        cluster.apply(&record);
+    journal.replay(|sequence, record| {
+        replay.apply(sequence, &record);
         let job = record.kind.job();
         match &record.kind {
             muster_cluster::RecordKind::JobState { state, .. } if state.is_over() => {
@@ -222,6 +226,7 @@ fn replay(journal: &Journal<Record>, files: &JobFiles) -> Result<Cluster, Coordi
             _ => records.entry(job).or_default().push(record),
         }
     })?;
+    let cluster = replay.finish(journal.path())?;
     for record in records.values().flatten() {
         files.replayed(record);
     }

@@ -14,11 +14,13 @@ mod journal_entry;
 mod link;
 mod log_router;
 mod options;
+mod replay;
 mod server;
 mod services;
 mod spaces;
 mod step_log;
 mod submission;
 
-pub use coordinator::{Coordinator, Handle};
+pub use coordinator::{Coordinator, Handle, JOURNAL};
 pub use options::{CoordinatorError, Options};
+pub use replay::{JournalSummary, backup_journal, check_journal};

@@ -1,4 +1,5 @@
 use std::{
+    fs::{self, File},
     marker::PhantomData,
     path::{Path, PathBuf},
 };
@@ -7,7 +8,7 @@ use muster_types::{JobId, Timestamp};
 use rusqlite::{Connection, OpenFlags, ToSql};
 use serde::de::DeserializeOwned;
 
-use super::{Entry, JournalError};
+use super::{Entry, JournalError, schema, sync_parent};
 
 /// A connection that only reads. It sees what was durable when each call began.
 #[derive(Debug)]
@@ -31,6 +32,51 @@ impl<R: DeserializeOwned> JournalReader<R> {
             path: path.to_path_buf(),
             _records: PhantomData,
         })
+    }
+
+    /// Calls `visit` with every record, oldest first, as of the beginning of the call.
+    ///
+    /// # Errors
+    /// If the journal cannot be read, a record does not parse, or one is missing.
+    pub fn replay(&self, visit: impl FnMut(Entry<R>)) -> Result<(), JournalError> {
+        replay(&self.connection, &self.path, visit)
+    }
+
+    /// Looks at every page and every index entry of the file, and whether this build reads its format. Records are looked
+    /// at by [`JournalReader::replay`].
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), JournalError> {
+        schema::check(&self.connection, &self.path, schema::Depth::Full)
+    }
+
+    /// Copies the journal, as of one instant, to a new file; it may be in use meanwhile. The copy is on disk when this returns.
+    ///
+    /// # Errors
+    /// If `to` exists or cannot be written, or the journal cannot be read. Nothing is left at `to` then.
+    pub fn backup(&self, to: &Path) -> Result<(), JournalError> {
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| JournalError::Io { path, source }
+        };
+        let mut temporary = to.as_os_str().to_owned();
+        temporary.push(format!(".{}.part", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let copy = || {
+            self.connection
+                .execute("VACUUM INTO ?1", [temporary.to_string_lossy()])
+                .map_err(|e| JournalError::sqlite(&temporary, e))?;
+            File::open(&temporary)
+                .and_then(|file| file.sync_all())
+                .map_err(io(&temporary))?;
+            // Unlike a rename, this never replaces a file.
+            fs::hard_link(&temporary, to).map_err(io(to))
+        };
+        let outcome = copy();
+        // It may not even have been made.
+        let _ = fs::remove_file(&temporary);
+        outcome.and_then(|()| sync_parent(to))
     }
 
     /// The job's records after sequence number `after`, oldest first, at most `limit`.
@@ -57,12 +103,32 @@ impl<R: DeserializeOwned> JournalReader<R> {
     }
 }
 
-pub(super) enum Which {
+enum Which {
     All,
     Job { job: JobId, after: u64, limit: u32 },
 }
 
-pub(super) fn scan<R: DeserializeOwned>(
+/// Every record, none missing.
+pub(super) fn replay<R: DeserializeOwned>(
+    connection: &Connection,
+    path: &Path,
+    mut visit: impl FnMut(Entry<R>),
+) -> Result<(), JournalError> {
+    let mut expected = 1;
+    scan(connection, path, Which::All, |entry| {
+        if entry.sequence != expected {
+            return Err(JournalError::corrupt(
+                path,
+                format!("record {expected} is missing"),
+            ));
+        }
+        expected += 1;
+        visit(entry);
+        Ok(())
+    })
+}
+
+fn scan<R: DeserializeOwned>(
     connection: &Connection,
     path: &Path,
     which: Which,

@@ -9,34 +9,25 @@ const APPLICATION_ID: i64 = 0x4d53_5452;
 /// The format that this build writes, and the newest it reads.
 pub(super) const FORMAT_VERSION: i64 = 1;
 
+/// How closely a file is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Every page, but not whether indexes agree with tables.
+    Quick,
+    Full,
+}
+
 /// Checks what is there, makes the table where nothing is, and sets the connection up for durable appends.
 pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
     let wrap = |e| JournalError::sqlite(path, e);
-    let pragma = |name: &str| -> Result<i64, JournalError> {
-        connection
-            .pragma_query_value(None, name, |row| row.get(0))
-            .map_err(wrap)
-    };
-    let application = pragma("application_id")?;
-    let version = pragma("user_version")?;
     let objects: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(wrap)?;
-    let is_empty = objects == 0 && version == 0 && application == 0;
+    let is_empty = objects == 0
+        && pragma(connection, path, "user_version")? == 0
+        && pragma(connection, path, "application_id")? == 0;
     if !is_empty {
-        if application != APPLICATION_ID {
-            return Err(JournalError::Foreign {
-                path: path.to_path_buf(),
-            });
-        }
-        if version > FORMAT_VERSION {
-            return Err(JournalError::Newer {
-                path: path.to_path_buf(),
-                found: version,
-                supported: FORMAT_VERSION,
-            });
-        }
-        check(connection, path)?;
+        check(connection, path, Depth::Quick)?;
     }
     // A write-ahead log synced at every commit: an append is durable when it returns, and readers never block it.
     connection
@@ -66,9 +57,37 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), Journa
     Ok(())
 }
 
-fn check(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+fn pragma(connection: &Connection, path: &Path, name: &str) -> Result<i64, JournalError> {
+    connection
+        .pragma_query_value(None, name, |row| row.get(0))
+        .map_err(|e| JournalError::sqlite(path, e))
+}
+
+/// Whether the file is a whole journal that this build reads.
+pub(super) fn check(
+    connection: &Connection,
+    path: &Path,
+    depth: Depth,
+) -> Result<(), JournalError> {
+    if pragma(connection, path, "application_id")? != APPLICATION_ID {
+        return Err(JournalError::Foreign {
+            path: path.to_path_buf(),
+        });
+    }
+    let found = pragma(connection, path, "user_version")?;
+    if found > FORMAT_VERSION {
+        return Err(JournalError::Newer {
+            path: path.to_path_buf(),
+            found,
+            supported: FORMAT_VERSION,
+        });
+    }
+    let question = match depth {
+        Depth::Quick => "PRAGMA quick_check(1)",
+        Depth::Full => "PRAGMA integrity_check(1)",
+    };
     let verdict: String = connection
-        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .query_row(question, [], |row| row.get(0))
         .map_err(|e| JournalError::sqlite(path, e))?;
     match verdict.as_str() {
         "ok" => Ok(()),

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+
 use muster_types::{JobId, Timestamp};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -199,4 +201,60 @@ fn a_damaged_page_a_missing_record_and_a_torn_body_are_found() {
             .unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+#[test]
+fn a_copy_is_of_one_instant_and_replaces_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (path, copy) = (dir.path().join("journal.sqlite"), dir.path().join("copy"));
+    let mut journal = Journal::open(&path).unwrap();
+    journal
+        .append(&[entry(None, "a"), entry(Some(job(1)), "b")])
+        .unwrap();
+    // While it is open for writing.
+    let reader = journal.reader().unwrap();
+    reader.check().unwrap();
+    reader.backup(&copy).unwrap();
+    journal.append(&[entry(None, "c")]).unwrap();
+    let error = reader.backup(&copy).unwrap_err();
+    assert!(matches!(error, JournalError::Io { .. }), "{error}");
+    assert_eq!(
+        fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|e| e
+                .as_ref()
+                .unwrap()
+                .path()
+                .extension()
+                .is_some_and(|x| x == "part"))
+            .count(),
+        0
+    );
+
+    // It is a journal like any other.
+    let mut copied = Journal::<Note>::open(&copy).unwrap();
+    assert_eq!(texts(&copied), [(1, "a".into()), (2, "b".into())]);
+    assert_eq!(copied.append(&[entry(None, "d")]).unwrap(), 3);
+    copied.reader().unwrap().check().unwrap();
+}
+
+#[test]
+fn a_reader_finds_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.sqlite");
+    let mut journal = Journal::open(&path).unwrap();
+    let all: Vec<_> = ["a", "b", "c"].map(|text| entry(None, text)).into();
+    journal.append(&all).unwrap();
+    let reader = journal.reader().unwrap();
+    let sql = Connection::open(&path).unwrap();
+    sql.execute("DELETE FROM records WHERE sequence = 2", [])
+        .unwrap();
+    let error = reader.replay(|_| {}).unwrap_err();
+    assert!(error.to_string().contains("record 2 is missing"), "{error}");
+    sql.pragma_update(None, "user_version", 99).unwrap();
+    let error = reader.check().unwrap_err();
+    assert!(
+        matches!(error, JournalError::Newer { found: 99, .. }),
+        "{error}"
+    );
 }
