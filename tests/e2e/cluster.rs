@@ -18,24 +18,29 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(bench: &Bench, agents: &[(&str, &str)]) -> Self {
-        let (coordinator, url) = Self::coordinator(bench, "127.0.0.1:0");
-        let agents = agents
+        let mut cluster = Self::start_at(bench, "127.0.0.1:0", &[]);
+        cluster.agents = agents
             .iter()
-            .map(|(name, slots)| Self::agent(bench, &url, name, slots))
+            .map(|(name, slots)| Self::agent(bench, &cluster.url, name, slots))
             .collect();
+        cluster
+    }
+
+    /// Without agents.
+    pub fn start_at(bench: &Bench, listen: &str, more: &[&str]) -> Self {
+        let (coordinator, url) = Self::coordinator(bench, listen, more);
         Self {
-            agents,
+            agents: Vec::new(),
             coordinator,
             url,
         }
     }
 
-    fn coordinator(bench: &Bench, listen: &str) -> (Process, String) {
+    fn coordinator(bench: &Bench, listen: &str, more: &[&str]) -> (Process, String) {
         let data = bench.text("coordinator");
-        let mut coordinator = Process::start(
-            &["coordinator", "--listen", listen, "--data-dir", &data],
-            bench.path("coordinator.log"),
-        );
+        let mut arguments = vec!["coordinator", "--listen", listen, "--data-dir", &data];
+        arguments.extend(more);
+        let mut coordinator = Process::start(&arguments, bench.path("coordinator.log"));
         let url = coordinator.line("coordinator: ");
         (coordinator, url)
     }
@@ -50,7 +55,7 @@ impl Cluster {
     /// On the same journal and port.
     pub fn start_coordinator_again(&mut self, bench: &Bench) {
         let listen = self.url.trim_start_matches("http://").to_owned();
-        (self.coordinator, _) = Self::coordinator(bench, &listen);
+        (self.coordinator, _) = Self::coordinator(bench, &listen, &[]);
     }
 
     /// An agent that has taken its place. Its workers end with it when it is dropped.

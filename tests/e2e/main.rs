@@ -4,6 +4,7 @@
 mod bad_input;
 mod cluster;
 mod durable;
+mod machines;
 mod recovery;
 mod resume;
 mod run;

@@ -1,4 +1,5 @@
 use std::{
+    cell::RefCell,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -17,8 +18,27 @@ use tempfile::TempDir;
 /// Longer than anything takes here; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+thread_local! {
+    /// The network namespace that this thread's commands run in.
+    static NAMESPACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Has the commands that this thread starts run in a network namespace.
+pub fn within(namespace: Option<String>) {
+    NAMESPACE.set(namespace);
+}
+
 pub fn muster() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+    let binary = env!("CARGO_BIN_EXE_muster");
+    let mut command = match NAMESPACE.with_borrow(Clone::clone) {
+        None => Command::new(binary),
+        // It becomes what it starts, under the same process id.
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &namespace, binary]);
+            command
+        }
+    };
     command.stdin(Stdio::null());
     for name in ["MUSTER_COORDINATOR", "RUST_LOG", "MUSTER_WORKER"] {
         command.env_remove(name);

@@ -115,7 +115,9 @@ impl JobTurn<'_> {
     }
 
     fn runs(&mut self, worker: &WorkerId, pid: u32) {
-        self.view(worker).pid = Some(pid);
+        let view = self.view(worker);
+        view.pid = Some(pid);
+        view.node_lost_at = None;
         let Some(placement) = self.job.workers.get(worker) else {
             return;
         };
@@ -164,6 +166,12 @@ impl JobTurn<'_> {
 
     /// An agent's stream broke. Its workers are not known to be dead.
     pub fn agent_lost(&mut self, node: &NodeName) {
+        let now = self.now.monotonic;
+        let there = |worker: &&WorkerId| self.job.workers[*worker].node == *node;
+        let there: Vec<WorkerId> = self.job.workers.keys().filter(there).cloned().collect();
+        for worker in &there {
+            self.view(worker).node_lost_at = Some(now);
+        }
         let reason = format!("node {node} is out of reach; its workers are not known to be dead");
         self.announce(
             "node_lost",

@@ -131,6 +131,17 @@ impl JobTurn<'_> {
                     options.silence_bound.as_secs()
                 ));
             }
+            // Where nobody is within reach, it is the coordinator that is cut off.
+            let others = self.job.serving();
+            if let Some(node_lost_at) = view.node_lost_at
+                && others.iter().any(|other| self.is_connected(other))
+                && self.ran_out(since.max(node_lost_at), options.node_silence_bound)
+            {
+                return Some(format!(
+                    "was silent for {} s, as is its node's agent",
+                    options.node_silence_bound.as_secs()
+                ));
+            }
         }
         if !view.warm && self.ran_out(attached_at, options.warm_bound) {
             let phase = if view.phase.is_empty() {

@@ -15,6 +15,9 @@ pub struct ClusterOptions {
     pub boundary_bound: Duration,
     /// A worker whose stream is broken is out after this, unless steps are committed meanwhile.
     pub silence_bound: Duration,
+    /// As `silence_bound`, where the worker's agent is out of reach too while others of the job are within: its node is cut
+    /// off or dead, and nobody is left there who could tell.
+    pub node_silence_bound: Duration,
     /// In training, no step and no change of phase for so long means that someone hangs.
     pub stall_bound: Duration,
     /// From `Left` to the end of the process.
@@ -45,6 +48,7 @@ impl Default for ClusterOptions {
             ready_bound: Duration::from_secs(300),
             boundary_bound: Duration::from_secs(120),
             silence_bound: Duration::from_secs(30),
+            node_silence_bound: Duration::from_secs(3),
             stall_bound: Duration::from_secs(600),
             exit_bound: Duration::from_secs(30),
             gather_grace: Duration::from_secs(5),

@@ -49,6 +49,8 @@ pub(crate) struct View {
     pub attached_at: Option<Monotonic>,
     pub connected: bool,
     pub disconnected_at: Option<Monotonic>,
+    /// Since when its agent is out of reach.
+    pub node_lost_at: Option<Monotonic>,
     pub address: String,
     pub warm: bool,
     /// The generation that it last said it is in.
@@ -78,6 +80,7 @@ impl View {
             attached_at: None,
             connected: false,
             disconnected_at: None,
+            node_lost_at: None,
             address: String::new(),
             warm: false,
             generation: Generation(0),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A peer that is gone without a word is noticed after at most twice this.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Room for a value of the store, its key and its scope.
 const MAX_MESSAGE_BYTES: usize = 2 * MAX_VALUE_BYTES + MAX_KEY_BYTES + (64 << 10);
 /// A checkpoint part lists every tensor that it holds.

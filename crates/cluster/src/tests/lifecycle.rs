@@ -1,9 +1,12 @@
 //! From submit to the end of a job.
 
-use muster_types::{Generation, Step};
+use muster_types::{Generation, NodeName, Step, WorkerId};
 use rstest::rstest;
 
-use super::world::{World, job_id, spec, submission};
+use super::{
+    fake::FakeWorker,
+    world::{World, job_id, spec, submission},
+};
 use crate::{ClusterOptions, Command, Event, Exit, JobState, Order, WorkerMessage};
 
 #[test]
@@ -425,4 +428,54 @@ fn an_order_to_form_comes_again_to_a_member_that_attaches_without_it() {
     assert!(world.workers.values().all(|fake| fake.form.is_some()));
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(12);
+}
+
+/// Two nodes with a worker each, in training; the second node's cable is pulled, so that nobody hears of it.
+fn cut_off() -> (World, WorkerId) {
+    let mut world = World::new();
+    world.add_node("a", 1);
+    world.add_node("b", 1);
+    world.submit(1, spec(20, 1, 2));
+    world.run_to(7);
+    let there = |fake: &&FakeWorker| fake.node == NodeName::from("b");
+    let lost = world.workers.values().find(there).unwrap().id.clone();
+    world.workers.get_mut(&lost).unwrap().frozen = true;
+    world.drop_stream(&lost);
+    world.disconnect_agent(&NodeName::from("b"));
+    world.deliver();
+    (world, lost)
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_done_without_soon() {
+    let (mut world, lost) = cut_off();
+    world.wait(2);
+    assert_eq!(world.generation(), 1, "it may be back in a moment");
+    world.wait(2);
+    assert_eq!(world.generation(), 2);
+    world.run_to(8);
+    assert!(!world.job().members.contains(&lost));
+    let exits = world.event("expelled");
+    assert!(
+        exits
+            .iter()
+            .any(|it| it.reason.contains("as is its node's agent")),
+        "{exits:?}"
+    );
+}
+
+#[test]
+fn a_coordinator_that_is_cut_off_itself_takes_nobody_for_dead_soon() {
+    let (mut world, _) = cut_off();
+    let other = world
+        .workers
+        .values()
+        .find(|fake| !fake.frozen)
+        .unwrap()
+        .id
+        .clone();
+    world.drop_stream(&other);
+    world.deliver();
+    world.wait(20);
+    assert_eq!(world.generation(), 1);
 }

@@ -1,0 +1,329 @@
+//! Several machines, as network namespaces of this one, joined by a switch: cables are pulled and plugged in, machines die.
+//! Needs the right to make namespaces (root); without it these tests say so and check nothing.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    cluster::Cluster,
+    support::{
+        Bench, Process, assert_one_history, events, eventually, lines, members, parent, send,
+        status, training, within,
+    },
+};
+
+/// Namespaces on one switch. All are gone when this is dropped.
+struct Machines {
+    tag: String,
+    names: Vec<&'static str>,
+}
+
+impl Machines {
+    /// `None` where the system does not allow it.
+    fn new(tag: &str, names: &[&'static str]) -> Option<Self> {
+        let tag = format!("muster-{tag}-{}", std::process::id());
+        let machines = Self {
+            tag,
+            names: names.to_vec(),
+        };
+        let switch = machines.switch();
+        if !ip(&["netns", "add", &switch]) {
+            eprintln!("not checked: making network namespaces needs root and iproute2");
+            return None;
+        }
+        must(&["-n", &switch, "link", "add", "switch", "type", "bridge"]);
+        must(&["-n", &switch, "link", "set", "switch", "up"]);
+        for (index, name) in names.iter().enumerate() {
+            let machine = machines.of(name);
+            must(&["netns", "add", &machine]);
+            must(&["-n", &machine, "link", "set", "lo", "up"]);
+            let port = machines.port(name);
+            must(&[
+                "-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0",
+                "netns", &machine,
+            ]);
+            must(&[
+                "-n", &switch, "link", "set", &port, "master", "switch", "up",
+            ]);
+            let address = format!("{}/24", address(index));
+            must(&["-n", &machine, "address", "add", &address, "dev", "eth0"]);
+            must(&["-n", &machine, "link", "set", "eth0", "up"]);
+        }
+        Some(machines)
+    }
+
+    fn switch(&self) -> String {
+        format!("{}-switch", self.tag)
+    }
+
+    fn of(&self, name: &str) -> String {
+        format!("{}-{name}", self.tag)
+    }
+
+    /// The switch's end of a machine's cable.
+    fn port(&self, name: &str) -> String {
+        format!("to-{name}")
+    }
+
+    /// Nobody is told: packets are lost, as when a cable is pulled somewhere behind a switch.
+    fn pull(&self, name: &str) {
+        must(&[
+            "-n",
+            &self.switch(),
+            "link",
+            "set",
+            &self.port(name),
+            "nomaster",
+        ]);
+    }
+
+    fn plug_in(&self, name: &str) {
+        let (switch, port) = (self.switch(), self.port(name));
+        must(&["-n", &switch, "link", "set", &port, "master", "switch"]);
+    }
+
+    /// Delay and loss on a machine's way out. Returns whether the kernel can do that.
+    fn impair(&self, name: &str, how: &[&str]) -> bool {
+        let machine = self.of(name);
+        let mut arguments = vec![
+            "-n", &machine, "qdisc", "add", "dev", "eth0", "root", "netem",
+        ];
+        arguments.extend(how);
+        let done = Command::new("tc").args(&arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        let is_known = !said.contains("qdisc kind is unknown");
+        assert!(
+            done.status.success() || !is_known,
+            "tc {arguments:?}: {said}"
+        );
+        is_known
+    }
+
+    /// A coordinator on the first machine, and an agent with one slot on each of the others. From here on, this thread's
+    /// commands run on the first machine.
+    fn cluster(&self, bench: &Bench) -> Cluster {
+        within(Some(self.of(self.names[0])));
+        let mut cluster =
+            Cluster::start_at(bench, &format!("{}:7070", address(0)), &["--insecure"]);
+        cluster.agents = self.names[1..]
+            .iter()
+            .map(|name| self.agent(bench, &cluster.url, name))
+            .collect();
+        cluster
+    }
+
+    fn agent(&self, bench: &Bench, url: &str, name: &str) -> Process {
+        within(Some(self.of(name)));
+        let data = bench.text(name);
+        let arguments = [
+            "agent",
+            "--coordinator",
+            url,
+            "--slots",
+            "1",
+            "--name",
+            name,
+            "--data-dir",
+            &data,
+        ];
+        let log = bench.path(&format!("{name}.log"));
+        let mut agent = Process::start(&arguments, log).ended_by_sigterm();
+        let index = self.names.iter().position(|it| *it == name).unwrap();
+        let said = agent.line("agent: ");
+        within(Some(self.of(self.names[0])));
+        let own = format!("{name} at {}", address(index));
+        assert!(
+            said.starts_with(&own),
+            "it finds its address by itself: {said}"
+        );
+        agent
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        within(None);
+        for name in &self.names {
+            ip(&["netns", "delete", &self.of(name)]);
+        }
+        ip(&["netns", "delete", &self.switch()]);
+    }
+}
+
+fn address(index: usize) -> String {
+    format!("10.77.0.{}", index + 1)
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    let status = Command::new("ip")
+        .args(arguments)
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn must(arguments: &[&str]) {
+    assert!(ip(arguments), "ip {arguments:?}");
+}
+
+fn on(status: &Value, node: &str) -> Option<u32> {
+    let workers = status["workers"].as_array().unwrap();
+    let worker = workers.iter().find(|it| it["node"] == node)?;
+    Some(worker["pid"].as_u64()? as u32)
+}
+
+fn is_there(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// SIGKILL of all that a node runs for a worker.
+fn kill_worker_and_shim(pid: u32) {
+    send(parent(pid), Signal::SIGKILL);
+}
+
+#[test]
+fn a_job_over_three_machines_outlives_a_pulled_cable_and_a_dead_machine() {
+    let bench = Bench::new();
+    let Some(machines) = Machines::new("cut", &["head", "a", "b", "c"]) else {
+        return;
+    };
+    let mut cluster = machines.cluster(&bench);
+    let job = cluster.submit(
+        &bench,
+        &["--set", "train.steps=1000000", "--set", "workers.max=3"],
+    );
+    let first = training(&cluster.url, 3, 20);
+    let before = status(&cluster.url);
+    let cut = on(&before, "b").unwrap();
+
+    machines.pull("b");
+    let two = eventually("the others' steps without b", || {
+        let now = status(&cluster.url);
+        let pids = members(&now);
+        let moved = now["step"].as_u64() > before["step"].as_u64();
+        (now["state"] == "training" && pids.len() == 2 && moved).then_some(pids)
+    });
+    assert!(two.iter().all(|pid| first.contains(pid)) && !two.contains(&cut));
+    assert!(is_there(cut), "nobody can reach it to end it");
+
+    // Back, it learns that the job went on without it, and is replaced.
+    machines.plug_in("b");
+    eventually("three machines again", || {
+        let now = status(&cluster.url);
+        let there = members(&now).len() == 3 && on(&now, "b").is_some_and(|pid| pid != cut);
+        (now["state"] == "training" && there).then_some(())
+    });
+    eventually("the end of the one that was cut off", || {
+        (!is_there(cut)).then_some(())
+    });
+
+    // One more is gone for good.
+    let dead = on(&status(&cluster.url), "c").unwrap();
+    machines.pull("c");
+    let agent = cluster.agents.pop().unwrap();
+    agent.signal(Signal::SIGKILL);
+    kill_worker_and_shim(dead);
+    let left = training(&cluster.url, 2, 21);
+    assert!(!left.contains(&dead) && left.contains(&on(&before, "a").unwrap()));
+
+    let stop = ["stop", &job, "--coordinator", &cluster.url];
+    crate::support::stdout(&stop);
+    let end = cluster.ended();
+    assert_eq!(end["state"], "stopped", "{end}");
+    assert_eq!(end["last_checkpoint"]["step"], end["step"]);
+    let metrics = bench
+        .path("coordinator/jobs")
+        .join(&job)
+        .join("metrics.jsonl");
+    let metrics = lines(&fs::read_to_string(metrics).unwrap());
+    assert_one_history(&metrics, end["step"].as_u64().unwrap());
+    let kinds: BTreeSet<String> = events(&cluster.url)
+        .iter()
+        .map(|it| it["kind"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        kinds.contains("node_lost") && kinds.contains("node_joined"),
+        "{kinds:?}"
+    );
+    crate::support::stdout(&["checkpoint", "verify", &bench.text("checkpoints")]);
+}
+
+#[test]
+fn a_slow_and_lossy_network_costs_time_and_nothing_else() {
+    let bench = Bench::new();
+    let Some(machines) = Machines::new("lossy", &["head", "a", "b"]) else {
+        return;
+    };
+    for name in ["head", "a", "b"] {
+        if !machines.impair(name, &["delay", "5ms", "2ms", "loss", "1%"]) {
+            eprintln!("not checked: this kernel has no netem (module sch_netem)");
+            return;
+        }
+    }
+    let cluster = machines.cluster(&bench);
+    cluster.submit(
+        &bench,
+        &[
+            "--set",
+            "train.steps=60",
+            "--set",
+            "workers.min=2",
+            "--set",
+            "workers.max=2",
+        ],
+    );
+    let end = cluster.ended();
+    assert_eq!(
+        (&end["state"], &end["step"]),
+        (&"finished".into(), &60.into()),
+        "{end}"
+    );
+    assert_eq!(end["recoveries"], 0, "{end}");
+}
+
+/// The last of a job's machines dies; nobody holds its state any more but the storage.
+#[test]
+fn where_all_machines_of_a_job_are_gone_it_resumes_on_another_one() {
+    let bench = Bench::new();
+    let Some(machines) = Machines::new("all", &["head", "a", "b", "new"]) else {
+        return;
+    };
+    let mut cluster = machines.cluster(&bench);
+    // The third machine comes later.
+    drop(cluster.agents.pop());
+    cluster.submit(
+        &bench,
+        &["--set", "train.steps=3000", "--set", "workers.max=2"],
+    );
+    training(&cluster.url, 2, 25);
+    let there = status(&cluster.url);
+    for name in ["b", "a"] {
+        machines.pull(name);
+        cluster.agents.pop().unwrap().signal(Signal::SIGKILL);
+        kill_worker_and_shim(on(&there, name).unwrap());
+    }
+    let agent = machines.agent(&bench, &cluster.url, "new");
+    cluster.agents.push(agent);
+    let now = eventually("steps on the new machine", || {
+        let now = status(&cluster.url);
+        (now["state"] == "training" && on(&now, "new").is_some()).then_some(now)
+    });
+    assert_eq!(members(&now).len(), 1);
+    let resumed = events(&cluster.url).into_iter().any(|it| {
+        it["kind"] == "generation_formed" && it["reason"].as_str().unwrap().contains("checkpoint")
+    });
+    assert!(resumed, "{:?}", events(&cluster.url));
+    let end = cluster.ended();
+    assert_eq!(
+        (&end["state"], &end["step"]),
+        (&"finished".into(), &3000.into()),
+        "{end}"
+    );
+}
