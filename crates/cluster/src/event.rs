@@ -19,6 +19,18 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
+    /// Someone asked that nothing new is placed on a node.
+    CordonRequested {
+        /// The node.
+        node: NodeName,
+        /// Why, in words; may be empty.
+        reason: String,
+    },
+    /// Someone asked that a node is used again.
+    UncordonRequested {
+        /// The node.
+        node: NodeName,
+    },
     /// An agent said hello.
     AgentConnected(AgentHello),
     /// An agent's stream broke. Its workers are not known to be dead.

@@ -97,7 +97,13 @@ fn jobs_are_served_in_the_order_of_submission() {
         "a smaller job does not slip past one that waits"
     );
     let status = world.cluster.status(job_id(2), world.now).unwrap();
-    assert_eq!(status.state_reason, "needs 2 cpu slots; of 3, 1 are free");
+    assert_eq!(
+        status.state_reason,
+        format!(
+            "needs 2 cpu slots; of 3, 1 is free, 2 are held by job {} of priority 0",
+            job_id(1)
+        )
+    );
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.deliver();
     assert_eq!(placed(&world, 2).len(), 2);
