@@ -288,6 +288,32 @@ impl World {
                     "a checkpoint of a discarded state is committed"
                 );
             }
+            RecordKind::JobPreempted { job, by, .. } => {
+                let priority = |job| {
+                    let spec = &self.cluster.submission(job).unwrap().spec;
+                    spec.queue.priority
+                };
+                let entry = &self.cluster.jobs[job].job;
+                let stuck = entry.serving().len() < entry.gang();
+                assert!(
+                    priority(*by) > priority(*job) || stuck,
+                    "a job gives way to one of no higher priority"
+                );
+            }
+            RecordKind::WorkerReleased { job, worker, .. } => {
+                let entry = &self.cluster.jobs[job].job;
+                let kept = entry.workers.keys().filter(|worker| entry.keeps(worker));
+                assert!(
+                    kept.count() > entry.gang() && entry.keeps(worker),
+                    "a job gives back what it needs"
+                );
+            }
+            RecordKind::WorkerPlaced { job, node, .. } => {
+                assert!(
+                    !self.cluster.cordons.contains_key(node),
+                    "{job} is placed on a cordoned node"
+                );
+            }
             _ => {}
         }
     }
