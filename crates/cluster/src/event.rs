@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A client submitted a job whose spec and dataset were validated.
-    Submitted(Submission),
+    Submitted(Box<Submission>),
     /// A client asked to stop a job.
     StopRequested {
         /// The job.

@@ -11,8 +11,10 @@
 
 mod agents;
 mod checkpoints;
+mod claims;
 mod cluster;
 mod command;
+mod contender;
 mod describe;
 mod event;
 mod formed;

@@ -2,8 +2,9 @@ use muster_types::{NodeName, WorkerId};
 
 use crate::{
     RecordKind, SlotOffer,
+    contender::Place,
     job_turn::JobTurn,
-    queue::{Place, Share},
+    queue::Share,
     turn::Turn,
     waiting::{counted, job_words},
 };

@@ -149,7 +149,7 @@ impl Turn {
         }
     }
 
-    fn submit(&mut self, submission: Submission) {
+    fn submit(&mut self, submission: Box<Submission>) {
         let job = submission.job;
         if self.cluster.jobs.contains_key(&job) {
             return;
@@ -164,7 +164,7 @@ impl Turn {
             at: self.now.wall,
             generation: Generation(0),
             step: Step(0),
-            kind: RecordKind::JobSubmitted(Box::new(submission)),
+            kind: RecordKind::JobSubmitted(submission),
         };
         self.cluster.apply(&record);
         self.decision.records.push(record);

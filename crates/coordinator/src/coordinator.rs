@@ -56,6 +56,7 @@ impl Coordinator {
             data_dir,
             job_dir,
             insecure,
+            user_quotas,
         } = options;
         if !listen.ip().is_loopback() && !insecure {
             return Err(CoordinatorError::Exposed { listen });
@@ -73,7 +74,11 @@ impl Coordinator {
             path: dirs.data_dir.clone(),
             source,
         })?;
-        let cluster = replay(&journal, &files)?;
+        let cluster_options = ClusterOptions {
+            user_quotas,
+            ..ClusterOptions::default()
+        };
+        let cluster = replay(&journal, &files, cluster_options)?;
 
         let stop = CancellationToken::new();
         let sequence = journal.last_sequence();
@@ -209,12 +214,18 @@ fn run(
 }
 
 /// The state that the journal's records make, with the files of jobs that are not over brought up to it.
-fn replay(journal: &Journal<Record>, files: &JobFiles) -> Result<Cluster, CoordinatorError> {
-    let mut cluster = Cluster::new(ClusterOptions::default());
+fn replay(
+    journal: &Journal<Record>,
+    files: &JobFiles,
+    options: ClusterOptions,
+) -> Result<Cluster, CoordinatorError> {
+    let mut cluster = Cluster::new(options);
     let mut records: BTreeMap<JobId, Vec<Record>> = BTreeMap::new();
     journal.replay(|_, record| {
         cluster.apply(&record);
-        let job = record.kind.job();
+        let Some(job) = record.kind.job() else {
+            return;
+        };
         match &record.kind {
             muster_cluster::RecordKind::JobState { state, .. } if state.is_over() => {
                 records.remove(&job);

@@ -21,4 +21,5 @@ mod step_log;
 mod submission;
 
 pub use coordinator::{Coordinator, Handle};
+pub use muster_cluster::UserQuotas;
 pub use options::{CoordinatorError, Options};

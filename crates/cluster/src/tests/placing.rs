@@ -173,7 +173,10 @@ fn a_start_order_that_was_lost_comes_again() {
     world.add_node("a", 1);
     world.deliver();
     world.feed_until(
-        Event::Submitted(super::world::submission(job_id(1), spec(12, 1, 1))),
+        Event::Submitted(Box::new(super::world::submission(
+            job_id(1),
+            spec(12, 1, 1),
+        ))),
         0,
     );
     world.restart_coordinator();

@@ -84,7 +84,7 @@ fn a_higher_priority_takes_the_slots_and_the_lower_goes_on_later_by_itself() {
     world.run_to(8);
     world.queue_up(2, 10, (5, 2, 2));
     let reason = format!("gives way to {}, which needs 2 cpu slots", words(2, 5));
-    assert_eq!(world.reasons(1, "preempted"), [reason.clone()]);
+    assert_eq!(world.reasons(1, "preempted"), std::slice::from_ref(&reason));
     let status = world.status();
     assert_eq!(status.state, JobState::Draining);
     assert!(status.state_reason.starts_with(&reason), "{status:?}");
@@ -134,14 +134,14 @@ fn what_is_lent_is_given_back_at_a_boundary_before_anyone_is_preempted() {
         )]
     );
     assert_eq!(world.reasons(1, "released").len(), 2);
-    let opened = world
+    let mut opened = world
         .journal
         .iter()
         .filter_map(|record| match &record.kind {
             RecordKind::GenerationOpened { job, cause, .. } if *job == job_id(1) => Some(*cause),
             _ => None,
         });
-    assert_eq!(opened.last(), Some(OpenCause::Shrunk));
+    assert_eq!(opened.next_back(), Some(OpenCause::Shrunk));
     world.run_until(|world| world.status_of(2).state.is_over());
     world.run_to_world_size(1, 4);
     assert_eq!(

@@ -187,7 +187,7 @@ impl World {
     }
 
     pub fn submit(&mut self, number: u64, spec: RunSpec) {
-        self.feed(Event::Submitted(submission(job_id(number), spec)));
+        self.feed(Event::Submitted(Box::new(submission(job_id(number), spec))));
     }
 
     pub fn status(&self) -> JobStatus {
