@@ -17,67 +17,76 @@ impl Planner<'_> {
         need: usize,
         may_displace: impl Fn(&Contender<'_>) -> bool,
     ) -> bool {
-        let class = self.contenders[index].class;
+        let Contender { id, class, .. } = self.contenders[index];
         let pool = self.pools.entry(class).or_default();
         let at_hand = pool.free.len() + pool.coming;
-        let mut deficit = need.saturating_sub(at_hand);
-        let others: Vec<usize> = (0..self.contenders.len())
-            .filter(|other| *other != index && self.contenders[*other].class == class)
-            .collect();
-        let lent: usize = others
+        let deficit = need.saturating_sub(at_hand);
+        let lent: usize = self
+            .contenders
             .iter()
-            .map(|other| self.contenders[*other].lent())
+            .filter(|other| other.id != id && other.class == class)
+            .map(Contender::lent)
             .sum();
         let mut given = 0;
         if lent < deficit {
-            // Of those that it may displace, as many are spared as can be, from the first in the queue on.
-            let owed = |other: &Contender<'_>| other.held() - other.lent();
-            let displaced: Vec<usize> = others
-                .iter()
-                .copied()
-                .filter(|other| may_displace(&self.contenders[*other]))
-                .filter(|other| self.contenders[*other].held() > 0)
-                .collect();
-            let mut total: usize = displaced
-                .iter()
-                .map(|other| owed(&self.contenders[*other]))
-                .sum();
-            if lent + total < deficit {
-                return false;
+            match self.displace(index, need, deficit - lent, may_displace) {
+                Some(slots) => given = slots,
+                None => return false,
             }
-            let (id, words) = (self.contenders[index].id, self.words(index));
-            let class = class.as_str();
-            for other in displaced {
-                let spared = owed(&self.contenders[other]);
-                if lent + total - spared >= deficit {
-                    total -= spared;
-                    continue;
-                }
-                let contender = &mut self.contenders[other];
-                given += contender.held();
-                contender.leaving = true;
-                let slots = counted(need, &format!("{class} slot"));
-                let reason = if contender.kept < contender.gang {
-                    format!(
-                        "gives way to {words}, which needs {slots}: it waits for more workers itself"
-                    )
-                } else {
-                    format!("gives way to {words}, which needs {slots}")
-                };
-                self.plan.preemptions.push((contender.id, id, reason));
-            }
-            deficit = deficit.saturating_sub(given);
         }
-        let why = format!(
-            "{} waits for {}",
-            self.words(index),
-            counted(need, &format!("{} slot", class.as_str()))
-        );
-        self.recall(index, deficit, None, &why);
+        let recalled = deficit.saturating_sub(given);
+        let slots = counted(need, &format!("{} slot", class.as_str()));
+        let why = format!("{} waits for {slots}", self.words(index));
+        self.recall(index, recalled, None, &why);
         let pool = self.pools.entry(class).or_default();
-        pool.coming += given + deficit;
+        pool.coming += given + recalled;
         pool.set_aside(need);
         true
+    }
+
+    /// Preempts jobs that a job may displace, to get `lacking` slots beside all that is lent. As many are spared as can be,
+    /// from the first in the queue on. Returns how many slots they hold in all; `None` where that would not be enough.
+    fn displace(
+        &mut self,
+        index: usize,
+        need: usize,
+        lacking: usize,
+        may_displace: impl Fn(&Contender<'_>) -> bool,
+    ) -> Option<usize> {
+        let Contender { id, class, .. } = self.contenders[index];
+        let words = self.words(index);
+        let slots = counted(need, &format!("{} slot", class.as_str()));
+        let owed = |other: &Contender<'_>| other.held() - other.lent();
+        let mut displaced: Vec<&mut Contender<'_>> = self
+            .contenders
+            .iter_mut()
+            .filter(|other| other.id != id && other.class == class && other.held() > 0)
+            .filter(|other| may_displace(other))
+            .collect();
+        let mut total: usize = displaced.iter().map(|other| owed(other)).sum();
+        if total < lacking {
+            return None;
+        }
+        displaced.retain(|other| {
+            let is_spared = total - owed(other) >= lacking;
+            if is_spared {
+                total -= owed(other);
+            }
+            !is_spared
+        });
+        let mut given = 0;
+        for other in displaced {
+            given += other.held();
+            other.leaving = true;
+            let mut reason = format!("gives way to {words}, which needs {slots}");
+            if other.kept < other.gang {
+                reason.push_str(": it waits for more workers itself");
+            }
+            self.plan.preemptions.push((other.id, id, reason));
+            let other = other.id;
+            self.plan.placements.retain(|(job, ..)| *job != other);
+        }
+        Some(given)
     }
 
     /// Has others, or only those of a user, give back what is lent to them: the last in the queue first.
