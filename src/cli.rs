@@ -62,6 +62,10 @@ pub enum Command {
     Resume(commands::resume::Args),
     /// List the nodes
     Nodes(commands::nodes::Args),
+    /// Place nothing new on a node; what runs there goes on
+    Cordon(commands::cordon::Args),
+    /// Use a cordoned node again
+    Uncordon(commands::uncordon::Args),
     /// List, verify and compare checkpoints
     Checkpoint(commands::checkpoint::Args),
     /// Make datasets from text, and look into them

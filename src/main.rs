@@ -64,6 +64,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Stop(args) => commands::stop::run(args).await,
         Command::Resume(args) => commands::resume::run(args).await,
         Command::Nodes(args) => commands::nodes::run(args).await,
+        Command::Cordon(args) => commands::cordon::run(args).await,
+        Command::Uncordon(args) => commands::uncordon::run(args).await,
         Command::Checkpoint(args) => commands::checkpoint::run(args).await,
         Command::Data(args) => commands::data::run(args).await,
         Command::Journal(args) => commands::journal::run(args),

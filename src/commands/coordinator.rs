@@ -1,6 +1,6 @@
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
-use muster_coordinator::{Coordinator, CoordinatorError, Options};
+use muster_coordinator::{Coordinator, CoordinatorError, Options, UserQuotas};
 
 use crate::{client::DEFAULT_LISTEN, failure::Failure, output, signals::Signals};
 
@@ -10,6 +10,7 @@ use crate::{client::DEFAULT_LISTEN, failure::Failure, output, signals::Signals};
 Examples:
   muster coordinator --data-dir /var/lib/muster
   muster coordinator --listen 0.0.0.0:7070 --insecure --data-dir /var/lib/muster
+  muster coordinator --user-quota 8 --user-quota anna=16 --data-dir /var/lib/muster
 
 It ends on Ctrl-C or SIGTERM. Agents, workers and jobs go on without it, and find it again when it is back.")]
 pub struct Args {
@@ -22,6 +23,39 @@ pub struct Args {
     /// Accept that everyone who reaches the address may submit jobs; needed to listen beyond loopback
     #[arg(long)]
     insecure: bool,
+    /// Slots that the jobs of each user may hold, or with NAME=N those of one user; 0: any number. May be repeated
+    #[arg(long = "user-quota", value_name = "[NAME=]N", value_parser = quota)]
+    user_quotas: Vec<(Option<String>, u32)>,
+}
+
+/// Reads `N` or `NAME=N`.
+fn quota(text: &str) -> Result<(Option<String>, u32), String> {
+    let (user, number) = match text.rsplit_once('=') {
+        Some((user, number)) => (Some(user.to_owned()), number),
+        None => (None, text),
+    };
+    let slots = number.parse().map_err(|_| {
+        format!("{number:?} is no number of slots; give N for everyone, or NAME=N, such as anna=8")
+    })?;
+    Ok((user, slots))
+}
+
+/// All quotas together; each user has one.
+fn quotas(given: Vec<(Option<String>, u32)>) -> Result<UserQuotas, Failure> {
+    let mut quotas = UserQuotas::default();
+    let mut seen = BTreeSet::new();
+    for (user, slots) in given {
+        if !seen.insert(user.clone()) {
+            let whose = user.map_or_else(|| "everyone".to_owned(), |user| format!("{user:?}"));
+            let message = format!("--user-quota is given twice for {whose}");
+            return Err(Failure::usage(message).help("give each user one quota"));
+        }
+        match user {
+            Some(user) => drop(quotas.named.insert(user, slots)),
+            None => quotas.everyone = slots,
+        }
+    }
+    Ok(quotas)
 }
 
 /// Serves until asked to end.
@@ -29,6 +63,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let mut options = Options::new(args.listen, args.data_dir);
     options.insecure = args.insecure;
+    options.user_quotas = quotas(args.user_quotas)?;
     let mut handle = Coordinator::start(options).await.map_err(failure)?;
     output::line(format_args!("coordinator: {}", handle.url()))?;
     let outcome = tokio::select! {
@@ -43,5 +78,30 @@ pub fn failure(error: CoordinatorError) -> Failure {
     match error {
         CoordinatorError::Exposed { .. } => Failure::usage(error),
         _ => Failure::operation(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_quota_is_everyones_or_one_users() {
+        assert_eq!(quota("8"), Ok((None, 8)));
+        assert_eq!(quota("anna=0"), Ok((Some("anna".into()), 0)));
+        assert_eq!(quota("a=b=3"), Ok((Some("a=b".into()), 3)));
+        for wrong in ["", "anna", "anna=", "-1", "anna=many"] {
+            assert!(quota(wrong).unwrap_err().contains("anna=8"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nobody_has_two_quotas() {
+        let anna = || Some("anna".to_owned());
+        let both = quotas(vec![(None, 4), (anna(), 8)]).unwrap();
+        assert_eq!((both.of("anna"), both.of("eve")), (Some(8), Some(4)));
+        assert!(quotas(vec![(anna(), 4), (anna(), 8)]).is_err());
+        assert!(quotas(vec![(None, 4), (None, 4)]).is_err());
     }
 }

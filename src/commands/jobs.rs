@@ -31,21 +31,31 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let mut table = output::table([
         "JOB",
         "NAME",
+        "USER",
+        "PRIORITY",
         "STATE",
         "STEP",
         "LOSS",
         "WORKERS",
         "SUBMITTED",
+        "WHY IT WAITS",
     ]);
     for job in jobs {
+        let why = match job.state.as_str() {
+            "pending" | "rendezvous" => job.state_reason,
+            _ => String::new(),
+        };
         table.add_row([
             job.job_id,
             job.name,
+            job.user,
+            job.priority.to_string(),
             job.state,
             format!("{}/{}", job.step, job.total_steps),
             words::known(job.loss, words::loss),
             job.workers.len().to_string(),
             job.submitted_at,
+            why,
         ]);
     }
     output::line(table)

@@ -27,9 +27,22 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     if args.output == Output::Json {
         return output::json(&nodes);
     }
-    let mut table = output::table(["NODE", "ADDRESS", "CONNECTED", "DEVICE", "SLOTS", "USED"]);
+    let mut table = output::table([
+        "NODE",
+        "ADDRESS",
+        "CONNECTED",
+        "DEVICE",
+        "SLOTS",
+        "USED",
+        "CORDONED",
+    ]);
     for node in nodes {
         let connected = if node.connected { "yes" } else { "no" };
+        let cordon = match (node.cordoned, node.cordon_reason.as_str()) {
+            (false, _) => "no".to_owned(),
+            (true, "") => "yes".to_owned(),
+            (true, reason) => format!("yes: {reason}"),
+        };
         table.add_row([
             node.name,
             node.address,
@@ -37,6 +50,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             node.device,
             node.slots.to_string(),
             node.slots_used.to_string(),
+            cordon,
         ]);
     }
     output::line(table)

@@ -80,6 +80,12 @@ fn describe(status: &JobStatus) -> String {
         reason => format!(": {reason}"),
     };
     add("state", format!("{}{reason}", status.state));
+    let user = match status.user.as_str() {
+        "" => "unknown user",
+        user => user,
+    };
+    let queue = format!("priority {}, of {user}", status.priority);
+    add("queue", queue);
     let steps = format!("{} of {}", status.step, status.total_steps);
     add("step", steps);
     add("loss", words::known(status.loss, words::loss));

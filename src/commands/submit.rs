@@ -17,6 +17,9 @@ Examples:
   muster submit configs/quickstart.toml
   muster submit configs/quickstart.toml --set train.steps=200 --set workers.max=4 -o json
 
+  muster submit configs/quickstart.toml --set queue.priority=10
+
+Jobs wait by priority, then by age; `muster jobs` says why. `queue.user` is your login name unless the spec gives another.
 `data.path` and `checkpoint.uri` are read against this directory; every node must reach them under the same path.")]
 pub struct Args {
     #[command(flatten)]
@@ -32,6 +35,9 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut spec = args.spec.load()?;
     spec_file::make_paths_absolute(&mut spec)?;
+    if spec.queue.user.is_empty() {
+        spec.queue.user = login_name();
+    }
     let mut client = args.coordinator.connect().await?;
     // Chosen here, so that a request that is sent twice makes one job.
     let job = submit(&mut client, &spec, Uuid::now_v7().to_string()).await?;
@@ -40,6 +46,15 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Output::Table => output::line(format_args!(
             "job {job} is submitted; `muster status {job} --watch` follows it"
         )),
+    }
+}
+
+/// The login name of whoever runs this; where the system has no name for them, the number it knows them by.
+fn login_name() -> String {
+    let id = nix::unistd::getuid();
+    match nix::unistd::User::from_uid(id) {
+        Ok(Some(user)) => user.name,
+        _ => id.to_string(),
     }
 }
 

@@ -4,8 +4,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Bench, Process, assert_one_history, dataset, events, eventually, lines, parent, send, status,
-    stdout, training,
+    Bench, Process, assert_one_history, dataset, events, events_of, eventually, lines, output,
+    parent, send, status, status_of, stdout, training,
 };
 
 /// A coordinator and its agents, each a process of its own.
@@ -285,6 +285,142 @@ fn a_node_that_dies_with_its_worker_is_done_without() {
         gone.then_some(())
     });
     assert_eq!(cluster.ended()["state"], "finished");
+}
+
+#[test]
+fn the_job_of_higher_priority_preempts_and_the_lower_one_goes_on_by_itself() {
+    let bench = Bench::new();
+    let cluster = Cluster::start(&bench, &[("node-a", "2")]);
+    let wants = |steps: &'static str, min, max, priority| -> Vec<&'static str> {
+        let all = [
+            "--set", steps, "--set", min, "--set", max, "--set", priority,
+        ];
+        all.to_vec()
+    };
+    let low = cluster.submit(
+        &bench,
+        &wants(
+            "train.steps=2500",
+            "workers.min=1",
+            "workers.max=2",
+            "queue.priority=-1",
+        ),
+    );
+    training(&cluster.url, 2, 20);
+    // What is lent is given back first: the other has one slot, and nobody's step fails for it.
+    let small = cluster.submit(
+        &bench,
+        &wants(
+            "train.steps=200",
+            "workers.min=1",
+            "workers.max=1",
+            "queue.priority=0",
+        ),
+    );
+    let kinds = |job: &str| -> Vec<String> {
+        let events = events_of(&cluster.url, job);
+        let kinds = events.iter().map(|it| it["kind"].as_str().unwrap());
+        kinds.map(str::to_owned).collect()
+    };
+    let ended = |job: &str| {
+        eventually("a job's end", || {
+            let status = status_of(&cluster.url, job);
+            (status["state"] == "finished").then_some(status)
+        })
+    };
+    ended(&small);
+    assert!(!kinds(&low).contains(&"preempted".to_owned()));
+    eventually("the slot that is lent again", || {
+        (status_of(&cluster.url, &low)["world_size"] == 2).then_some(())
+    });
+
+    let high = cluster.submit(
+        &bench,
+        &wants(
+            "train.steps=200",
+            "workers.min=2",
+            "workers.max=2",
+            "queue.priority=5",
+        ),
+    );
+    let waiting = eventually("the low one's turn to wait", || {
+        let status = status_of(&cluster.url, &low);
+        let reason = status["state_reason"].as_str().unwrap();
+        (status["state"] == "pending" && reason.contains("held by")).then_some(status.clone())
+    });
+    let by = format!("job {high} of priority 5");
+    let reason = waiting["state_reason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("2 are held by {by}"))
+            || reason.contains(&format!("1 is held by {by}")),
+        "{reason}"
+    );
+    let jobs = stdout(&["jobs", "--coordinator", &cluster.url]);
+    assert!(jobs.contains(&by), "{jobs}");
+    assert_eq!(
+        waiting["last_checkpoint"]["step"], waiting["step"],
+        "it saved before it left"
+    );
+    ended(&high);
+    let end = ended(&low);
+    assert_eq!(end["recoveries"], 0, "nothing was lost: {end}");
+
+    let events = events_of(&cluster.url, &low);
+    let reason = |kind: &str| {
+        let event = events.iter().find(|it| it["kind"] == kind);
+        event.unwrap_or_else(|| panic!("no {kind}: {events:#?}"))["reason"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(
+        reason("preempted"),
+        format!("gives way to {by}, which needs 2 cpu slots")
+    );
+    assert!(reason("requeued").contains("the newest checkpoint is of step"));
+    assert_eq!(
+        reason("shrink"),
+        format!("gives back 1 of 2 slots: job {small} of priority 0 waits for 1 cpu slot")
+    );
+    assert!(reason("grow").contains("no job that waits could use the slots"));
+    assert!(!events.iter().any(|it| it["kind"] == "expelled"));
+    for exit in events.iter().filter(|it| it["kind"] == "worker_exit") {
+        assert_eq!(exit["code"], 0, "all left in good order: {exit}");
+    }
+    let metrics = bench.path("coordinator").join("jobs").join(&low);
+    let metrics = std::fs::read_to_string(metrics.join("metrics.jsonl")).unwrap();
+    assert_one_history(&lines(&metrics), 2500);
+}
+
+#[test]
+fn nothing_new_runs_on_a_cordoned_node() {
+    let bench = Bench::new();
+    let cluster = Cluster::start(&bench, &[("node-a", "1"), ("node-b", "1")]);
+    let url = cluster.url.as_str();
+    let reason = "its fan is loud";
+    stdout(&["cordon", "node-a", "--reason", reason, "--coordinator", url]);
+    let nodes = stdout(&["nodes", "--coordinator", url]);
+    assert!(nodes.contains("yes: its fan is loud"), "{nodes}");
+    let unknown = output(&["cordon", "node-z", "--coordinator", url]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(
+        said.contains("no node named node-z was ever here"),
+        "{said}"
+    );
+
+    cluster.submit(&bench, &["--set", "workers.max=2"]);
+    let end = cluster.ended();
+    assert_eq!(end["state"], "finished");
+    let placed = events(url);
+    let placed = placed.iter().filter(|it| it["kind"] == "placement");
+    for placement in placed {
+        assert_eq!(placement["node"], "node-b", "{placement}");
+    }
+    stdout(&["uncordon", "node-a", "--coordinator", url]);
+    let nodes = stdout(&["nodes", "--coordinator", url, "-o", "json"]);
+    let nodes: Vec<Value> = serde_json::from_str(&nodes).unwrap();
+    assert!(nodes.iter().all(|node| node["cordoned"] == false));
 }
 
 /// What `tests/client/status.py` sees of a job.

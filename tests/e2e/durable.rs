@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::{
     cluster::Cluster,
     support::{
-        Bench, assert_one_history, dataset, events, eventually, lines, muster, output, send,
-        stdout, training,
+        Bench, assert_one_history, dataset, events, eventually, lines, members, muster, output,
+        send, status_of, stdout, training,
     },
 };
 
@@ -31,18 +31,6 @@ fn metrics(bench: &Bench, job: &str) -> Vec<Value> {
         .join(job)
         .join("metrics.jsonl");
     lines(&std::fs::read_to_string(path).unwrap())
-}
-
-fn status_of(url: &str, job: &str) -> Value {
-    serde_json::from_str(&stdout(&[
-        "status",
-        job,
-        "--coordinator",
-        url,
-        "-o",
-        "json",
-    ]))
-    .unwrap()
 }
 
 #[test]
@@ -100,7 +88,7 @@ fn a_coordinator_that_is_killed_again_and_again_costs_nothing() {
     });
     assert_eq!(now["generation"], generation, "{now}");
     assert_eq!(now["recoveries"], 0, "{now}");
-    assert_eq!(crate::support::members(&now), pids, "the same processes");
+    assert_eq!(members(&now), pids, "the same processes");
     let metrics = metrics(&bench, &job);
     assert_one_history(&metrics, metrics.len() as u64);
 
@@ -160,7 +148,7 @@ fn an_agent_that_is_killed_loses_no_worker_and_the_next_one_adopts_them() {
     });
     assert_eq!(nodes.len(), 1);
     let after = status_of(&cluster.url, &job);
-    assert_eq!(crate::support::members(&after), pids, "the same processes");
+    assert_eq!(members(&after), pids, "the same processes");
     assert_eq!(after["generation"], before["generation"]);
     assert!(!kinds().contains("worker_exit"));
 

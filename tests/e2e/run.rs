@@ -3,7 +3,9 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Bench, Process, assert_one_history, dataset, eventually, stdout, training};
+use crate::support::{
+    Bench, Process, assert_one_history, dataset, eventually, status, stdout, training,
+};
 
 #[test]
 fn a_run_trains_to_the_end_and_leaves_what_people_need() {
@@ -73,7 +75,11 @@ fn killed_by_force_a_run_takes_its_workers_along_and_goes_on_later() {
     let bench = Bench::new();
     let long = ["--workers", "2", "--set", "train.steps=4000"];
     let mut run = bench.run("out", &long);
-    let pids = training(&run.url(), 2, 12);
+    let url = run.url();
+    let pids = training(&url, 2, 12);
+    eventually("a checkpoint", || {
+        status(&url)["last_checkpoint"].is_object().then_some(())
+    });
     run.signal(Signal::SIGKILL);
     run.wait();
     eventually("the workers' end", || {

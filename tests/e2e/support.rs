@@ -296,6 +296,18 @@ pub fn status(url: &str) -> Value {
     serde_json::from_str(&stdout(&["status", "--coordinator", url, "-o", "json"])).unwrap()
 }
 
+/// A job's status.
+pub fn status_of(url: &str, job: &str) -> Value {
+    let status = stdout(&["status", job, "--coordinator", url, "-o", "json"]);
+    serde_json::from_str(&status).unwrap()
+}
+
+/// A job's events.
+pub fn events_of(url: &str, job: &str) -> Vec<Value> {
+    let events = stdout(&["events", job, "--coordinator", url, "-o", "json"]);
+    lines(&events)
+}
+
 /// The newest job's events.
 pub fn events(url: &str) -> Vec<Value> {
     lines(&stdout(&["events", "--coordinator", url, "-o", "json"]))

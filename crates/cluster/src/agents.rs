@@ -67,7 +67,7 @@ impl JobTurn<'_> {
             exit: Some(exit.clone()),
         });
         self.volatile().workers.remove(worker);
-        if placement.expelled || over || in_good_order {
+        if placement.expelled || placement.released || over || in_good_order {
             return;
         }
         // Whoever said that it leaves, and then died, is lost all the same.
@@ -75,7 +75,7 @@ impl JobTurn<'_> {
         let evidence = with_last_words(reason, &exit.stderr_tail);
         // Where the job has trained before, it is the node or the newcomer that is wrong, and not the job.
         let never_formed = self.job.history.newest().is_none();
-        if self.job.stop.is_none()
+        if !self.job.is_to_leave()
             && never_formed
             && (!exit.start_error.is_empty() || exit.code == Some(BAD_CONFIGURATION))
         {
@@ -140,7 +140,7 @@ impl JobTurn<'_> {
             .workers
             .get(worker)
             .is_some_and(|view: &View| view.pid.is_some() || view.attached_at.is_some());
-        let out = placement.expelled || self.job.state.is_over();
+        let out = placement.expelled || placement.released || self.job.state.is_over();
         // One that never was a candidate holds nothing, so it can be started again under its own name.
         if !out && !placement.was_candidate && !seen {
             return self.start_worker(worker);

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use muster_types::{JobId, Monotonic, Now, StateId, WorkerId};
+use muster_types::{JobId, Monotonic, NodeName, Now, StateId, WorkerId};
 
 use crate::{
     ClusterOptions, Command, Event, Note, Record, RecordKind, StepMetrics,
@@ -19,6 +19,8 @@ pub struct Cluster {
     pub(crate) options: Arc<ClusterOptions>,
     pub(crate) jobs: BTreeMap<JobId, JobEntry>,
     pub(crate) nodes: Arc<Nodes>,
+    /// Nodes on which nothing new is placed, and why.
+    pub(crate) cordons: Arc<BTreeMap<NodeName, String>>,
 }
 
 /// A job: what is on record, and what is merely known. Shared, so that a decision can try its consequences on a copy.
@@ -60,6 +62,7 @@ impl Cluster {
             options: Arc::new(options),
             jobs: BTreeMap::new(),
             nodes: Arc::default(),
+            cordons: Arc::default(),
         }
     }
 
@@ -93,7 +96,16 @@ impl Cluster {
                 "slot {slot} of node {node} is to run a second worker"
             );
         }
-        if let Some(entry) = self.jobs.get_mut(&record.kind.job()) {
+        match &record.kind {
+            RecordKind::NodeCordoned { node, reason } => {
+                Arc::make_mut(&mut self.cordons).insert(node.clone(), reason.clone());
+            }
+            RecordKind::NodeUncordoned { node } => {
+                Arc::make_mut(&mut self.cordons).remove(node);
+            }
+            _ => {}
+        }
+        if let Some(entry) = record.kind.job().and_then(|job| self.jobs.get_mut(&job)) {
             Arc::make_mut(&mut entry.job).apply(record);
         }
     }
@@ -116,6 +128,7 @@ impl Cluster {
             .values()
             .filter(|entry| !entry.job.state.is_over())
             .filter_map(|entry| entry.volatile.wake)
+            .chain(self.nodes.in_flux_until)
             .min()
     }
 

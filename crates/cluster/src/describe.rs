@@ -8,8 +8,8 @@ use crate::{Record, RecordKind, ResumeSource};
 /// A record, for people: what `muster events` shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublicEvent {
-    /// Whose event it is.
-    pub job: JobId,
+    /// Whose event it is; `None` for one of a node.
+    pub job: Option<JobId>,
     /// When it happened.
     pub at: Timestamp,
     /// submit, state, placement, worker_start, worker_attach, worker_exit, expelled, generation_opened, …
@@ -58,6 +58,17 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             event.say("stop_requested", "someone asked for a stop");
             event.add("grace_seconds", json!(grace_seconds));
         }
+        RecordKind::JobPreempted {
+            by,
+            grace_seconds,
+            reason,
+            ..
+        } => {
+            event.say("preempted", reason);
+            event.add("by", json!(by));
+            event.add("grace_seconds", json!(grace_seconds));
+        }
+        RecordKind::JobRequeued { reason, .. } => event.say("requeued", reason),
         RecordKind::WorkerPlaced {
             worker,
             node,
@@ -74,6 +85,10 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
         }
         RecordKind::WorkerExpelled { worker, reason, .. } => {
             event.say("expelled", reason);
+            event.add_worker(worker);
+        }
+        RecordKind::WorkerReleased { worker, reason, .. } => {
+            event.say("released", reason);
             event.add_worker(worker);
         }
         RecordKind::WorkerGone {
@@ -190,6 +205,14 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             event.say(kind, reason);
             (event.generation, event.step) = (*generation, *step);
             event.details.clone_from(details);
+        }
+        RecordKind::NodeCordoned { node, reason } => {
+            event.say("node_cordoned", reason);
+            event.add("node", json!(node));
+        }
+        RecordKind::NodeUncordoned { node } => {
+            event.say("node_uncordoned", "");
+            event.add("node", json!(node));
         }
         RecordKind::SegmentOpened { .. } | RecordKind::Watermark { .. } => return None,
     }

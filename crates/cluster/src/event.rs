@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A client submitted a job whose spec and dataset were validated.
-    Submitted(Submission),
+    Submitted(Box<Submission>),
     /// A client asked to stop a job.
     StopRequested {
         /// The job.
@@ -18,6 +18,18 @@ pub enum Event {
     ResumeRequested {
         /// The job.
         job: JobId,
+    },
+    /// Someone asked that nothing new is placed on a node.
+    CordonRequested {
+        /// The node.
+        node: NodeName,
+        /// Why, in words; may be empty.
+        reason: String,
+    },
+    /// Someone asked that a node is used again.
+    UncordonRequested {
+        /// The node.
+        node: NodeName,
     },
     /// An agent said hello.
     AgentConnected(AgentHello),

@@ -1,10 +1,8 @@
 use std::collections::BTreeMap;
 
-use muster_types::{Generation, Rank, WorkerId, WorldSize};
+use muster_types::{Rank, WorkerId, WorldSize};
 
-use crate::{
-    Form, JobState, OpenCause, Order, RecordKind, ResumeSource, job_turn::JobTurn, liveness::Origin,
-};
+use crate::{Form, JobState, Order, RecordKind, ResumeSource, job_turn::JobTurn, liveness::Origin};
 
 impl JobTurn<'_> {
     /// Sends `Form` to each member that is not in the generation yet: at once, and again to one that attaches without it.
@@ -85,7 +83,7 @@ impl JobTurn<'_> {
         for view in volatile.workers.values_mut() {
             view.slow_in = None;
         }
-        let unsaved = self.newest_step() < self.job.total_steps() && self.job.stop.is_none();
+        let unsaved = self.newest_step() < self.job.total_steps() && !self.job.is_to_leave();
         if self.volatile.saves.cut_off && unsaved && !self.volatile.round.save_told {
             // One rank raises the flag; all save at the boundary that follows.
             let mut members = self.job.members.iter();
@@ -126,59 +124,6 @@ impl JobTurn<'_> {
                 format!("worker {member} holds another state than the majority after the heal");
             self.put_out(member, cause.clone());
             self.strike(cause, Origin::Generation(self.job.generation));
-        }
-    }
-
-    fn left_at_boundary(&self, member: &WorkerId, generation: Generation) -> bool {
-        let view = self.volatile.workers.get(member);
-        view.is_some_and(|view| view.at_boundary == Some(generation))
-    }
-
-    /// Takes newcomers along: members leave together at a boundary, and the next generation has all.
-    pub fn grow(&mut self) {
-        let generation = self.job.generation;
-        let present = self.present_members();
-        let some_left = present
-            .iter()
-            .any(|member| self.left_at_boundary(member, generation));
-        // Of those that have left at a boundary, a stop makes one more generation, in which they save.
-        let stopped = self.job.stop.is_some() && !some_left;
-        if stopped || self.is_finishing() || present.is_empty() {
-            return;
-        }
-        let left_together = present
-            .iter()
-            .all(|member| self.left_at_boundary(member, generation));
-        let asked = self.volatile.round.reconfigure_at;
-        let late = match asked {
-            Some(asked) => self.ran_out(asked, self.options.boundary_bound),
-            None => false,
-        };
-        if left_together || late {
-            let before = present.len();
-            let candidates = self.with_newcomers(present);
-            let reason = match candidates.len() - before {
-                0 => "all members left at a boundary".to_owned(),
-                count => format!("{count} more at a step boundary"),
-            };
-            return self.open(candidates, OpenCause::Grown, reason);
-        }
-        let newcomer = self
-            .present()
-            .into_iter()
-            .find(|worker| self.is_warm(worker) && !present.contains(worker));
-        let Some(newcomer) = newcomer else { return };
-        if self.volatile.round.ready && asked.is_none() && present.len() < self.job.capacity() {
-            let now = self.now.monotonic;
-            self.volatile().round.reconfigure_at = Some(now);
-            if let Some(first) = self.job.members.first().cloned() {
-                self.tell(
-                    &first,
-                    Order::Reconfigure {
-                        reason: format!("worker {newcomer} is warm"),
-                    },
-                );
-            }
         }
     }
 

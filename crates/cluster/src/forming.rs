@@ -21,7 +21,7 @@ impl JobTurn<'_> {
         let Some(reason) = self.breakage() else {
             self.send_forms();
             self.notice_ready();
-            return self.grow();
+            return self.reshape();
         };
         if !self.may_try() {
             return;
@@ -59,13 +59,13 @@ impl JobTurn<'_> {
 
     /// Members that go on together, and warm newcomers behind them, up to the capacity.
     pub fn with_newcomers(&self, mut candidates: Vec<WorkerId>) -> Vec<WorkerId> {
-        if self.job.stop.is_none() {
+        if !self.job.is_to_leave() {
             let newcomers = self
                 .present()
                 .into_iter()
                 .filter(|worker| self.is_warm(worker));
             let newcomers: Vec<_> = newcomers
-                .filter(|worker| !candidates.contains(worker))
+                .filter(|worker| !candidates.contains(worker) && !self.is_recalled(worker))
                 .collect();
             candidates.extend(newcomers);
         }
@@ -75,7 +75,7 @@ impl JobTurn<'_> {
 
     /// Opens a generation once enough workers are warm: all that are there, or as many as have come within the grace.
     fn gather(&mut self, cause: OpenCause, reason: &str) {
-        if self.job.stop.is_some() {
+        if self.job.is_to_leave() {
             return;
         }
         let present = self.present();
@@ -253,7 +253,7 @@ impl JobTurn<'_> {
 
     fn form(&mut self, members: &[WorkerId]) {
         let live = self.newest_held(members);
-        if live.is_none() && (self.volatile.saves.settling() || self.job.stop.is_some()) {
+        if live.is_none() && (self.volatile.saves.settling() || self.job.is_to_leave()) {
             // A checkpoint that is all but complete may be the newest state there is; and a job that stops has nothing to
             // save that is not saved.
             return;

@@ -32,6 +32,8 @@ pub(crate) struct Placement {
     pub ordinal: u32,
     /// Out of the job for good.
     pub expelled: bool,
+    /// Its slot is given back: it is in no further generation, and leaves.
+    pub released: bool,
     /// It has been a candidate, so it has run.
     pub was_candidate: bool,
     /// It has been a member, so it may have committed: only its own word fences it.
@@ -43,6 +45,14 @@ pub(crate) struct Placement {
 pub(crate) struct CheckpointEntry {
     pub uri: String,
     pub condemned: bool,
+}
+
+/// A job gives its slots back, until its workers are out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Preemption {
+    /// How long its workers may take to save and leave, in seconds.
+    pub grace_seconds: u32,
+    pub reason: String,
 }
 
 /// A job's durable state: what its records say, and nothing else.
@@ -58,6 +68,9 @@ pub(crate) struct Job {
     pub reason: String,
     /// Someone asked for a stop; how long the workers may take, in seconds.
     pub stop: Option<u32>,
+    pub preemption: Option<Preemption>,
+    /// Why it gave its slots back, until it has a generation again.
+    pub requeued: Option<String>,
     pub segments: Vec<Segment>,
     /// Workers whose slot is not known to be empty.
     pub workers: BTreeMap<WorkerId, Placement>,
@@ -94,6 +107,8 @@ impl Job {
             state: JobState::Pending,
             reason: "submitted".into(),
             stop: None,
+            preemption: None,
+            requeued: None,
             segments: Vec::new(),
             workers: BTreeMap::new(),
             placed: Vec::new(),
@@ -114,9 +129,31 @@ impl Job {
     /// Changes what a record says. A record of another job, or one that repeats itself, changes nothing.
     pub fn apply(&mut self, record: &Record) {
         match &record.kind {
-            RecordKind::JobSubmitted(_) | RecordKind::Noted { .. } => {}
+            RecordKind::JobSubmitted(_)
+            | RecordKind::NodeCordoned { .. }
+            | RecordKind::NodeUncordoned { .. }
+            | RecordKind::Noted { .. } => {}
             RecordKind::JobState { state, reason, .. } => self.move_to(*state, reason, record.at),
             RecordKind::StopRequested { grace_seconds, .. } => self.stop = Some(*grace_seconds),
+            RecordKind::JobPreempted {
+                grace_seconds,
+                reason,
+                ..
+            } => {
+                self.preemption = Some(Preemption {
+                    grace_seconds: *grace_seconds,
+                    reason: reason.clone(),
+                });
+            }
+            RecordKind::JobRequeued { reason, .. } => {
+                debug_assert!(
+                    self.serving().is_empty(),
+                    "a job with workers is queued again"
+                );
+                self.requeued = self.preemption.take().map(|preemption| preemption.reason);
+                self.move_to(JobState::Pending, reason, record.at);
+                self.disband();
+            }
             RecordKind::SegmentOpened { segment, .. } => self.segments.push(*segment),
             RecordKind::WorkerPlaced {
                 worker,
@@ -138,6 +175,7 @@ impl Job {
                     threads: *threads,
                     ordinal: self.placed.len() as u32,
                     expelled: false,
+                    released: false,
                     was_candidate: false,
                     was_member: false,
                 };
@@ -148,6 +186,15 @@ impl Job {
                     placement.expelled = true;
                 }
                 self.drop_candidate(worker);
+            }
+            RecordKind::WorkerReleased { worker, .. } => {
+                debug_assert!(
+                    !matches!(&self.phase, Phase::Forming { candidates } if candidates.contains(worker)),
+                    "a candidate's slot is given back"
+                );
+                if let Some(placement) = self.workers.get_mut(worker) {
+                    placement.released = true;
+                }
             }
             RecordKind::WorkerGone { worker, .. } => {
                 self.workers.remove(worker);
@@ -228,10 +275,17 @@ impl Job {
         self.ended_at = state.is_over().then_some(at);
         if taken_up || state.is_over() {
             self.stop = None;
-            self.phase = Phase::Idle;
-            self.members.clear();
-            self.recovering = false;
+            self.preemption = None;
+            self.requeued = None;
+            self.disband();
         }
+    }
+
+    /// No generation is formed or being agreed on.
+    fn disband(&mut self) {
+        self.phase = Phase::Idle;
+        self.members.clear();
+        self.recovering = false;
     }
 
     fn open(&mut self, generation: Generation, candidates: &[WorkerId], cause: OpenCause) {
@@ -242,7 +296,7 @@ impl Job {
         );
         debug_assert!(!candidates.is_empty(), "a generation without candidates");
         debug_assert!(
-            candidates.iter().all(|worker| self.serves(worker)),
+            candidates.iter().all(|worker| self.keeps(worker)),
             "a candidate that is out of the job"
         );
         self.generation = generation;
@@ -278,6 +332,7 @@ impl Job {
         );
         self.history.form(generation, resume.state);
         self.phase = Phase::Active;
+        self.requeued = None;
         self.members = members.to_vec();
         self.resume = Some(resume.clone());
         for worker in members {
@@ -313,6 +368,13 @@ impl Job {
             .is_some_and(|placement| !placement.expelled)
     }
 
+    /// Whether the worker is in the job, and its slot is not given back.
+    pub fn keeps(&self, worker: &WorkerId) -> bool {
+        self.workers
+            .get(worker)
+            .is_some_and(|placement| !placement.expelled && !placement.released)
+    }
+
     /// The workers that are in the job, oldest first.
     pub fn serving(&self) -> Vec<WorkerId> {
         let mut serving: Vec<_> = self
@@ -325,6 +387,15 @@ impl Job {
             .into_iter()
             .map(|(worker, _)| worker.clone())
             .collect()
+    }
+
+    /// Whether the worker is in the newest generation: a member, or asked to be one.
+    pub fn takes_part(&self, worker: &WorkerId) -> bool {
+        match &self.phase {
+            Phase::Idle => false,
+            Phase::Active => self.rank_of(worker).is_some(),
+            Phase::Forming { candidates } => candidates.contains(worker),
+        }
     }
 
     /// The rank of a member of the newest formed generation.
@@ -343,13 +414,31 @@ impl Job {
         spec.workers.max.min(spec.batch_slots()).max(1) as usize
     }
 
+    /// The smallest world size to train with.
+    pub fn gang(&self) -> usize {
+        (self.submission.spec.workers.min.max(1) as usize).min(self.capacity())
+    }
+
     /// The smallest world size. Where the job is only to save and leave, one is enough.
     pub fn required(&self) -> usize {
-        if self.stop.is_some() {
+        if self.leave_grace().is_some() {
             1
         } else {
-            (self.submission.spec.workers.min.max(1) as usize).min(self.capacity())
+            self.gang()
         }
+    }
+
+    /// How long the workers may take to save and leave, in seconds, where they were asked to: by a stop or a preemption.
+    pub fn leave_grace(&self) -> Option<u32> {
+        self.stop.or(self
+            .preemption
+            .as_ref()
+            .map(|preemption| preemption.grace_seconds))
+    }
+
+    /// Whether the workers were asked to save and leave.
+    pub fn is_to_leave(&self) -> bool {
+        self.leave_grace().is_some()
     }
 
     /// The newest checkpoint that may be loaded.

@@ -43,6 +43,7 @@ impl JobTurn<'_> {
             }
             self.enforce_bounds();
             self.drain();
+            self.give_back();
             self.agree_on_a_generation();
             self.tend_checkpoints();
             if self.decision.records.len() == before {
@@ -191,7 +192,7 @@ impl JobTurn<'_> {
         is_finishing(&self.job, &self.volatile)
     }
 
-    /// Members of the formed generation that are neither gone nor expelled nor left.
+    /// Members of the formed generation that are neither gone nor out nor left.
     pub fn present_members(&self) -> Vec<WorkerId> {
         self.job
             .members
@@ -201,17 +202,17 @@ impl JobTurn<'_> {
             .collect()
     }
 
-    /// Whether a worker is in the job and has not left.
+    /// Whether the job goes on with a worker: it is in the job, its slot is not given back, and it has not left.
     pub fn is_present(&self, worker: &WorkerId) -> bool {
-        self.job.serves(worker) && !self.volatile.left.contains_key(worker)
+        self.job.keeps(worker) && !self.volatile.left.contains_key(worker)
     }
 
-    /// Workers that are in the job and have not left, oldest first.
+    /// Workers that the job goes on with, oldest first.
     pub fn present(&self) -> Vec<WorkerId> {
         self.job
             .serving()
             .into_iter()
-            .filter(|worker| !self.volatile.left.contains_key(worker))
+            .filter(|worker| self.is_present(worker))
             .collect()
     }
 

@@ -5,13 +5,16 @@
 //!
 //! A decision is made by a `Turn` on a cheap copy, in which each consequence sees those before it. The rules of one job are
 //! methods of `JobTurn`, a file for each concern: `lifecycle`, `agents` and `messages` take events; `forming`, `formed`,
-//! `liveness` and `checkpoints` say what follows; `placement` deals slots to jobs; `stance`, `status` and `describe` put it
+//! `reshape`, `preempt`, `liveness` and `checkpoints` say what follows. `queue` plans who gets and who gives slots, and
+//! `placement` carries that out; `waiting`, `stance`, `status` and `describe` put it
 //! into words. `job` is the durable state and what each record changes in it; `volatile` is the rest.
 
 mod agents;
 mod checkpoints;
+mod claims;
 mod cluster;
 mod command;
+mod contender;
 mod describe;
 mod event;
 mod formed;
@@ -25,7 +28,10 @@ mod messages;
 mod nodes;
 mod options;
 mod placement;
+mod preempt;
+mod queue;
 mod record;
+mod reshape;
 mod saves;
 mod stance;
 mod status;
@@ -34,12 +40,13 @@ mod tests;
 mod totals;
 mod turn;
 mod volatile;
+mod waiting;
 
 pub use cluster::{Cluster, CommittedStep, Decision};
 pub use command::{Command, Form, Order, Resume, ResumeSource};
 pub use describe::{PublicEvent, describe};
 pub use event::{AgentHello, Event, Exit, Part, SlotOffer, StepMetrics, Submission, WorkerMessage};
-pub use options::ClusterOptions;
+pub use options::{ClusterOptions, UserQuotas};
 pub use record::{JobState, OpenCause, Record, RecordKind};
 pub use status::{CheckpointRef, JobStatus, NodeStatus, WorkerState, WorkerStatus};
 pub use volatile::Note;

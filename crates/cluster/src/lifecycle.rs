@@ -23,6 +23,10 @@ impl JobTurn<'_> {
             job: self.id,
             grace_seconds,
         });
+        // A preemption may have begun to drain the job, with a grace of its own.
+        if self.volatile.draining_since.is_some() {
+            self.volatile().draining_since = None;
+        }
     }
 
     /// A client asked to take the job up again. Its history is kept, and generations go on counting.
@@ -40,24 +44,26 @@ impl JobTurn<'_> {
             state: JobState::Pending,
             reason,
         });
-        let (ledger, saves) = (
-            std::mem::take(&mut self.volatile().ledger),
-            std::mem::take(&mut self.volatile().saves),
-        );
+        self.begin_anew(Strikes {
+            furthest: self.newest_step(),
+            ..Strikes::default()
+        });
+    }
+
+    /// Forgets what is known of the workers that the job had, and what is counted against it but for `strikes`.
+    pub fn begin_anew(&mut self, strikes: Strikes) {
         let strikes = Strikes {
             generation: self.job.generation,
             ordinal: self.job.placed.len() as u32,
-            furthest: self.newest_step(),
-            ..Strikes::default()
+            ..strikes
         };
-        let fingerprint = std::mem::take(&mut self.volatile().fingerprint);
-        let workers = std::mem::take(&mut self.volatile().workers);
+        let old = std::mem::take(self.volatile());
         *self.volatile() = Volatile {
-            ledger,
-            saves,
+            ledger: old.ledger,
+            saves: old.saves,
             strikes,
-            fingerprint,
-            workers,
+            fingerprint: old.fingerprint,
+            workers: old.workers,
             ..Volatile::default()
         };
     }
@@ -77,11 +83,12 @@ impl JobTurn<'_> {
             // The workers may be gone; what they wrote still becomes a checkpoint.
         } else if self.job.stop.is_some() {
             if empty {
-                let kept = match self.job.newest_checkpoint() {
-                    Some((state, _)) => format!("the newest checkpoint is of step {}", state.step),
-                    None => "there is no checkpoint".into(),
-                };
+                let kept = self.kept_words();
                 self.end(JobState::Stopped, format!("stopped on request; {kept}"));
+            }
+        } else if self.job.preemption.is_some() {
+            if empty {
+                self.requeue();
             }
         } else if empty && self.is_finishing() && self.all_members_left() {
             let cause = self.volatile.saves.failed.values().next_back();
@@ -94,6 +101,14 @@ impl JobTurn<'_> {
                     "all {total} steps are done, but there is no checkpoint of the last: {cause}"
                 ),
             );
+        }
+    }
+
+    /// What a job without workers can go on from, in words.
+    pub fn kept_words(&self) -> String {
+        match self.job.newest_checkpoint() {
+            Some((state, _)) => format!("the newest checkpoint is of step {}", state.step),
+            None => "there is no checkpoint".into(),
         }
     }
 
@@ -159,24 +174,25 @@ impl JobTurn<'_> {
 
     /// Has the workers leave where the job is stopped or done, within a bound.
     pub fn drain(&mut self) {
-        let (done, stop) = (self.job.is_done(), self.job.stop);
+        let (done, asked) = (self.job.is_done(), self.job.leave_grace());
         let finishing = self.is_finishing();
-        if !done && stop.is_none() && !finishing {
+        if !done && asked.is_none() && !finishing {
             return;
         }
         let training = self.job.phase == Phase::Active && !self.is_broken();
-        if !done && stop.is_none() && !training {
+        if !done && asked.is_none() && !training {
             return;
         }
+        let reason = self.leave_reason();
         let saves_first = !training && !done && self.can_form_to_save();
         for worker in self.present() {
             let member = self.job.phase == Phase::Active && self.job.rank_of(&worker).is_some();
             if member && training {
                 // At the end members leave by themselves, when their last part is on record.
-                if stop.is_some() && !done && !self.told_to_leave(&worker) {
-                    self.tell_to_leave(&worker, LeaveHow::SaveFirst);
+                if asked.is_some() && !done && !self.told_to_leave(&worker) {
+                    self.tell_to_leave(&worker, LeaveHow::SaveFirst, reason.clone());
                 }
-            } else if saves_first && self.may_help_to_save(&worker) {
+            } else if saves_first && self.job.takes_part(&worker) {
                 // It leaves once the next generation has formed.
             } else if self
                 .volatile
@@ -186,16 +202,16 @@ impl JobTurn<'_> {
             {
                 self.put_out(
                     &worker,
-                    "the job ends and this worker has not attached yet".into(),
+                    "its slot is given back and it has not attached yet".into(),
                 );
             } else if self.is_connected(&worker) && !self.told_to_leave(&worker) {
-                self.tell_to_leave(&worker, LeaveHow::AtOnce);
+                self.tell_to_leave(&worker, LeaveHow::AtOnce, reason.clone());
             }
         }
-        if done || stop.is_some() {
+        if done || asked.is_some() {
             let now = self.now.monotonic;
             let since = *self.volatile().draining_since.get_or_insert(now);
-            let grace_seconds = stop.unwrap_or(self.job.submission.spec.workers.grace_seconds);
+            let grace_seconds = asked.unwrap_or(self.job.submission.spec.workers.grace_seconds);
             if self.ran_out(since, std::time::Duration::from_secs(grace_seconds.into())) {
                 for worker in self.job.serving() {
                     self.put_out(
@@ -219,15 +235,7 @@ impl JobTurn<'_> {
         }
     }
 
-    fn may_help_to_save(&self, worker: &WorkerId) -> bool {
-        match &self.job.phase {
-            Phase::Idle => false,
-            Phase::Active => self.job.rank_of(worker).is_some(),
-            Phase::Forming { candidates } => candidates.contains(worker),
-        }
-    }
-
-    fn told_to_leave(&self, worker: &WorkerId) -> bool {
+    pub fn told_to_leave(&self, worker: &WorkerId) -> bool {
         let told = self
             .volatile
             .workers
@@ -236,19 +244,25 @@ impl JobTurn<'_> {
         told == Some(self.job.generation)
     }
 
-    fn tell_to_leave(&mut self, worker: &WorkerId, how: LeaveHow) {
-        let generation = self.job.generation;
-        let reason = if self.job.stop.is_some() {
-            "the job is to stop"
+    /// Why the job's workers leave, in words.
+    fn leave_reason(&self) -> String {
+        if self.job.stop.is_some() {
+            "the job is to stop".to_owned()
+        } else if let Some(preemption) = &self.job.preemption {
+            preemption.reason.clone()
         } else {
-            "all steps are done"
-        };
+            "all steps are done".to_owned()
+        }
+    }
+
+    pub fn tell_to_leave(&mut self, worker: &WorkerId, how: LeaveHow, reason: String) {
+        let generation = self.job.generation;
         self.view(worker).told_leave = Some(generation);
         self.tell(
             worker,
             Order::Leave {
                 save: how == LeaveHow::SaveFirst,
-                reason: reason.into(),
+                reason,
             },
         );
     }
@@ -272,8 +286,9 @@ impl JobTurn<'_> {
     }
 }
 
+/// How a worker leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum LeaveHow {
+pub(crate) enum LeaveHow {
     SaveFirst,
     AtOnce,
 }

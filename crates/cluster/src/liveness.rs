@@ -39,7 +39,7 @@ impl JobTurn<'_> {
             Origin::Generation(generation) => generation > strikes.generation,
             Origin::Worker(ordinal) => ordinal > strikes.ordinal,
         };
-        if !counted || self.job.stop.is_some() || self.job.is_done() {
+        if !counted || self.job.is_to_leave() || self.job.is_done() {
             return;
         }
         let (generation, ordinal) = (self.job.generation, self.job.placed.len() as u32);
@@ -75,6 +75,10 @@ impl JobTurn<'_> {
     /// Puts out whoever has overrun a bound.
     pub fn enforce_bounds(&mut self) {
         for worker in self.job.serving() {
+            // Whose slot is given back has one bound, from then to its end: see `dismiss`.
+            if !self.job.keeps(&worker) {
+                continue;
+            }
             if let Some(reason) = self.overrun(&worker) {
                 self.put_out_for(&worker, reason);
             }

@@ -1,12 +1,18 @@
 use std::collections::BTreeMap;
 
-use muster_types::{NodeName, WorkerId};
+use muster_types::{Monotonic, NodeName, WorkerId};
 
 use crate::{AgentHello, SlotOffer};
 
 /// The nodes whose agents have said hello. Volatile: they say it again.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Nodes(pub BTreeMap<NodeName, Node>);
+pub(crate) struct Nodes {
+    pub known: BTreeMap<NodeName, Node>,
+    /// Something has happened since the coordinator started.
+    pub awake: bool,
+    /// Until then, nodes that are not here may be on their way.
+    pub in_flux_until: Option<Monotonic>,
+}
 
 /// A node.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +25,7 @@ pub(crate) struct Node {
 }
 
 /// What kind of slots a job runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SlotClass {
     Cpu,
     Cuda,
@@ -51,11 +57,11 @@ impl Nodes {
             slots: hello.slots.clone(),
             strangers,
         };
-        self.0.insert(hello.node.clone(), node);
+        self.known.insert(hello.node.clone(), node);
     }
 
     pub fn is_connected(&self, node: &NodeName) -> bool {
-        self.0.get(node).is_some_and(|node| node.connected)
+        self.known.get(node).is_some_and(|node| node.connected)
     }
 
     /// Whether any connected node offers such slots, taken or not.
@@ -65,7 +71,7 @@ impl Nodes {
 
     /// The slots of connected nodes, in order of node and index.
     pub fn offered(&self, class: SlotClass) -> impl Iterator<Item = (&NodeName, &SlotOffer)> {
-        self.0
+        self.known
             .iter()
             .filter(|(_, node)| node.connected)
             .flat_map(|(name, node)| node.slots.iter().map(move |slot| (name, slot)))

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Bounds and pauses of the cluster. All spans are of the monotonic clock.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,28 @@ pub struct ClusterOptions {
     pub watermark_interval: Duration,
     /// How often a manifest is tried before its checkpoint is given up.
     pub manifest_attempts: u32,
+    /// After a start of the coordinator, or the loss of an agent's stream, nodes may take this long to be (back) here before
+    /// anybody loses a slot for want of theirs, or is passed over because the cluster is too small.
+    pub flux_bound: Duration,
+    /// How many slots a user's jobs may hold.
+    pub user_quotas: UserQuotas,
+}
+
+/// How many slots a user's jobs may hold at a time, all together; 0: any number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserQuotas {
+    /// For whoever is not named.
+    pub everyone: u32,
+    /// For users by name.
+    pub named: BTreeMap<String, u32>,
+}
+
+impl UserQuotas {
+    /// The user's quota; `None` where there is none.
+    pub fn of(&self, user: &str) -> Option<u32> {
+        let quota = self.named.get(user).copied().unwrap_or(self.everyone);
+        (quota > 0).then_some(quota)
+    }
 }
 
 impl Default for ClusterOptions {
@@ -58,6 +80,8 @@ impl Default for ClusterOptions {
             max_failures_without_advance: 20,
             watermark_interval: Duration::from_secs(5),
             manifest_attempts: 3,
+            flux_bound: Duration::from_secs(10),
+            user_quotas: UserQuotas::default(),
         }
     }
 }
@@ -87,5 +111,17 @@ mod tests {
             .collect();
         assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(options.backoff(u32::MAX), options.backoff_max);
+    }
+
+    #[test]
+    fn a_named_quota_stands_over_everyones_and_zero_is_none() {
+        let quotas = UserQuotas {
+            everyone: 4,
+            named: BTreeMap::from([("anna".into(), 8), ("root".into(), 0)]),
+        };
+        assert_eq!(quotas.of("anna"), Some(8));
+        assert_eq!(quotas.of("root"), None);
+        assert_eq!(quotas.of("eve"), Some(4));
+        assert_eq!(UserQuotas::default().of("eve"), None);
     }
 }

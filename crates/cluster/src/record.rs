@@ -42,6 +42,24 @@ pub enum RecordKind {
         /// How long its workers may take to save and leave.
         grace_seconds: u32,
     },
+    /// The job gives its slots back and waits again: its workers save and leave, and it goes on when its turn comes.
+    JobPreempted {
+        /// The job.
+        job: JobId,
+        /// Who takes its slots.
+        by: JobId,
+        /// How long its workers may take to save and leave.
+        grace_seconds: u32,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A preempted job's workers are out: it waits for slots again.
+    JobRequeued {
+        /// The job.
+        job: JobId,
+        /// Why, in words.
+        reason: String,
+    },
     /// A data-order segment begins.
     SegmentOpened {
         /// The job.
@@ -70,6 +88,15 @@ pub enum RecordKind {
     },
     /// A worker is out of the job for good; its slot is free once its process has ended.
     WorkerExpelled {
+        /// The job.
+        job: JobId,
+        /// The worker.
+        worker: WorkerId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A worker's slot is given back: the job goes on without it, and it leaves in good order.
+    WorkerReleased {
         /// The job.
         job: JobId,
         /// The worker.
@@ -168,6 +195,18 @@ pub enum RecordKind {
         /// Over so many tokens.
         tokens: u64,
     },
+    /// Nothing new is placed on a node.
+    NodeCordoned {
+        /// The node.
+        node: NodeName,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The node may be used again.
+    NodeUncordoned {
+        /// The node.
+        node: NodeName,
+    },
     /// Something for people to know that changes no state.
     Noted {
         /// The job.
@@ -186,15 +225,19 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    /// The job that the record belongs to.
-    pub fn job(&self) -> JobId {
+    /// The job that the record belongs to; `None` for one about a node.
+    pub fn job(&self) -> Option<JobId> {
         match self {
-            Self::JobSubmitted(submission) => submission.job,
+            Self::NodeCordoned { .. } | Self::NodeUncordoned { .. } => None,
+            Self::JobSubmitted(submission) => Some(submission.job),
             Self::JobState { job, .. }
             | Self::StopRequested { job, .. }
+            | Self::JobPreempted { job, .. }
+            | Self::JobRequeued { job, .. }
             | Self::SegmentOpened { job, .. }
             | Self::WorkerPlaced { job, .. }
             | Self::WorkerExpelled { job, .. }
+            | Self::WorkerReleased { job, .. }
             | Self::WorkerGone { job, .. }
             | Self::GenerationOpened { job, .. }
             | Self::GenerationFormed { job, .. }
@@ -203,7 +246,7 @@ impl RecordKind {
             | Self::CheckpointDeleted { job, .. }
             | Self::Watermark { job, .. }
             | Self::Evaluated { job, .. }
-            | Self::Noted { job, .. } => *job,
+            | Self::Noted { job, .. } => Some(*job),
         }
     }
 }
@@ -219,6 +262,8 @@ pub enum OpenCause {
     Lost,
     /// All members left at a boundary to take newcomers along.
     Grown,
+    /// All members left at a boundary, and some of them give their slots back.
+    Shrunk,
 }
 
 /// A job's lifecycle, as status shows it.

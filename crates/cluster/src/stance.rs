@@ -14,7 +14,7 @@ pub(crate) fn stance(
     let present = job
         .serving()
         .into_iter()
-        .filter(|worker| !volatile.left.contains_key(worker));
+        .filter(|worker| job.keeps(worker) && !volatile.left.contains_key(worker));
     let (mut count, mut warm) = (0, 0);
     for worker in present {
         count += 1;
@@ -25,6 +25,10 @@ pub(crate) fn stance(
             JobState::Draining,
             "stopping on request: the workers save and leave".into(),
         );
+    }
+    if let Some(preemption) = &job.preemption {
+        let reason = format!("{}: the workers save and leave", preemption.reason);
+        return (JobState::Draining, reason);
     }
     if job.is_done() {
         return (

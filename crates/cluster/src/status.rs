@@ -15,6 +15,10 @@ pub struct JobStatus {
     pub job_id: JobId,
     /// Its name for people.
     pub name: String,
+    /// Whose it is; empty where nobody said.
+    pub user: String,
+    /// Its priority in the queue.
+    pub priority: i32,
     /// Where it is in its lifecycle.
     pub state: JobState,
     /// Why, in words.
@@ -126,14 +130,16 @@ pub struct NodeStatus {
     pub slots_used: u32,
     /// `cuda` if any of its slots is a GPU, else `cpu`.
     pub device: String,
+    /// Why nothing new is placed on it; `None` where it is not cordoned.
+    pub cordon: Option<String>,
 }
 
 impl Cluster {
     /// Where a job stands; `None` for an unknown id.
-    pub fn status(&self, job: JobId, _now: Now) -> Option<JobStatus> {
+    pub fn status(&self, job: JobId, now: Now) -> Option<JobStatus> {
         let entry = self.jobs.get(&job)?;
         let JobEntry { job, volatile } = entry;
-        let (state, state_reason) = self.state_in_words(entry);
+        let (state, state_reason) = self.state_in_words(entry, now);
         let step = newest_step(job, volatile);
         let newest = self.newest_state(entry);
         let active = job.phase == Phase::Active;
@@ -147,6 +153,8 @@ impl Cluster {
         Some(JobStatus {
             job_id: job.submission.job,
             name: spec.name.clone(),
+            user: spec.queue.user.clone(),
+            priority: spec.queue.priority,
             state,
             state_reason,
             generation: job.generation,
@@ -196,37 +204,28 @@ impl Cluster {
             .unwrap_or(StateId::INITIAL)
     }
 
-    fn state_in_words(&self, entry: &JobEntry) -> (JobState, String) {
+    fn state_in_words(&self, entry: &JobEntry, now: Now) -> (JobState, String) {
         if entry.job.state.is_over() {
             return (entry.job.state, entry.job.reason.clone());
         }
         let (state, reason) = stance(&entry.job, &entry.volatile, &self.options);
-        match self.demand(entry) {
-            Some(demand) if state == JobState::Pending => {
-                let free = self.free_slots(demand.class).len();
-                let offered = self.nodes.offered(demand.class).count();
-                let class = demand.class.as_str();
-                let (least, slots) = (
-                    demand.least,
-                    if demand.least == 1 { "slot" } else { "slots" },
-                );
-                let mut words = match (offered, free) {
-                    (0, _) => format!("needs {least} {class} {slots}, the cluster offers none"),
-                    _ if offered < least => {
-                        format!("needs {least} {class} {slots}, the cluster offers {offered}")
-                    }
-                    _ if free < least => {
-                        format!("needs {least} {class} {slots}; of {offered}, {free} are free")
-                    }
-                    _ => "waits for its turn".to_owned(),
-                };
-                if let Some(cause) = entry.volatile.strikes.causes.last() {
-                    words = format!("{words}; last: {cause}");
-                }
-                (state, words)
-            }
-            _ => (state, reason),
+        if !matches!(state, JobState::Pending | JobState::Rendezvous) {
+            return (state, reason);
         }
+        let waits = self.why_it_waits(entry.job.submission.job, now.monotonic);
+        if state == JobState::Rendezvous {
+            return match waits {
+                Some(waits) => (state, format!("{reason}; {waits}")),
+                None => (state, reason),
+            };
+        }
+        let mut words = waits.unwrap_or_else(|| "waits for its turn".into());
+        if let Some(requeued) = &entry.job.requeued {
+            words = format!("{words}; before, it had to wait because it {requeued}");
+        } else if let Some(cause) = entry.volatile.strikes.causes.last() {
+            words = format!("{words}; last: {cause}");
+        }
+        (state, words)
     }
 
     fn worker_status(&self, entry: &JobEntry, worker: &WorkerId) -> Option<WorkerStatus> {
@@ -291,8 +290,32 @@ impl Cluster {
                 "cpu"
             }
             .to_owned(),
+            cordon: self.cordons.get(name).cloned(),
         };
-        self.nodes.0.iter().map(status).collect()
+        let mut nodes: Vec<_> = self.nodes.known.iter().map(status).collect();
+        // Cordoned ones are shown even where their agents have not come back since the coordinator started.
+        let absent = |name: &&NodeName| !self.nodes.known.contains_key(*name);
+        for name in self.cordons.keys().filter(absent) {
+            nodes.push(NodeStatus {
+                name: name.clone(),
+                address: String::new(),
+                connected: false,
+                slots: 0,
+                slots_used: used(name) as u32,
+                device: String::new(),
+                cordon: self.cordons.get(name).cloned(),
+            });
+        }
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        nodes
+    }
+
+    /// Whether a node was ever here: its agent has said hello, or one of its slots was used.
+    pub fn has_seen(&self, node: &NodeName) -> bool {
+        let used = |entry: &JobEntry| entry.job.placed.iter().any(|(_, place)| place == node);
+        self.nodes.known.contains_key(node)
+            || self.cordons.contains_key(node)
+            || self.jobs.values().any(used)
     }
 
     /// What was submitted.

@@ -52,16 +52,20 @@ impl Turn {
         let frees_slots = matches!(
             event,
             Event::AgentConnected(_)
+                | Event::AgentDisconnected { .. }
                 | Event::WorkerExited { .. }
                 | Event::Tick
                 | Event::Submitted(_)
         );
+        self.wake_up();
         match event {
             Event::Submitted(submission) => self.submit(submission),
             Event::StopRequested { job, grace_seconds } => {
                 self.with(job, |turn| turn.request_stop(grace_seconds))
             }
             Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
+            Event::CordonRequested { node, reason } => self.cordon(node, reason),
+            Event::UncordonRequested { node } => self.uncordon(node),
             Event::AgentConnected(hello) => self.agent_connected(&hello),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),
             Event::WorkerStarted { worker, pid } => {
@@ -145,7 +149,7 @@ impl Turn {
         }
     }
 
-    fn submit(&mut self, submission: Submission) {
+    fn submit(&mut self, submission: Box<Submission>) {
         let job = submission.job;
         if self.cluster.jobs.contains_key(&job) {
             return;
@@ -160,7 +164,7 @@ impl Turn {
             at: self.now.wall,
             generation: Generation(0),
             step: Step(0),
-            kind: RecordKind::JobSubmitted(Box::new(submission)),
+            kind: RecordKind::JobSubmitted(submission),
         };
         self.cluster.apply(&record);
         self.decision.records.push(record);
@@ -170,6 +174,11 @@ impl Turn {
     }
 
     fn tick(&mut self) {
+        let until = self.cluster.nodes.in_flux_until;
+        if until.is_some_and(|until| until <= self.now.monotonic) {
+            Arc::make_mut(&mut self.cluster.nodes).in_flux_until = None;
+            self.nodes_touched = true;
+        }
         let due: Vec<JobId> = self
             .cluster
             .jobs
@@ -225,10 +234,11 @@ impl Turn {
         if !self.cluster.nodes.is_connected(node) {
             return;
         }
-        if let Some(node) = Arc::make_mut(&mut self.cluster.nodes).0.get_mut(node) {
+        if let Some(node) = Arc::make_mut(&mut self.cluster.nodes).known.get_mut(node) {
             node.connected = false;
         }
         self.nodes_touched = true;
+        self.expect_nodes();
         for job in self.cluster.in_order() {
             let concerned = self.cluster.jobs.get(&job).is_some_and(|entry| {
                 !entry.job.state.is_over()
@@ -244,15 +254,81 @@ impl Turn {
         }
     }
 
+    /// The first event after a start: nodes are on their way.
+    fn wake_up(&mut self) {
+        if !self.cluster.nodes.awake {
+            Arc::make_mut(&mut self.cluster.nodes).awake = true;
+            self.nodes_touched = true;
+            self.expect_nodes();
+        }
+    }
+
+    /// Gives nodes some time to be (back) here, before anyone loses a slot for want of theirs.
+    fn expect_nodes(&mut self) {
+        if self.cluster.nodes.in_flux_until.is_none() {
+            let until = self.now.monotonic + self.cluster.options.flux_bound;
+            Arc::make_mut(&mut self.cluster.nodes).in_flux_until = Some(until);
+        }
+    }
+
+    fn cordon(&mut self, node: NodeName, reason: String) {
+        if self.cluster.cordons.get(&node) == Some(&reason) {
+            return;
+        }
+        let words = match reason.as_str() {
+            "" => format!("nothing new is placed on node {node}"),
+            reason => format!("nothing new is placed on node {node}: {reason}"),
+        };
+        self.decide_on_node(
+            RecordKind::NodeCordoned {
+                node: node.clone(),
+                reason,
+            },
+            "node_cordoned",
+            &node,
+            &words,
+        );
+    }
+
+    fn uncordon(&mut self, node: NodeName) {
+        if !self.cluster.cordons.contains_key(&node) {
+            return;
+        }
+        let words = format!("node {node} is used again");
+        let kind = RecordKind::NodeUncordoned { node: node.clone() };
+        self.decide_on_node(kind, "node_uncordoned", &node, &words);
+    }
+
+    /// Records what concerns a node, and lets the jobs that are not over know.
+    fn decide_on_node(&mut self, kind: RecordKind, event: &str, node: &NodeName, words: &str) {
+        let record = Record {
+            at: self.now.wall,
+            generation: Generation(0),
+            step: Step(0),
+            kind,
+        };
+        self.cluster.apply(&record);
+        self.decision.records.push(record);
+        for job in self.cluster.in_order() {
+            let is_over = |entry: &crate::cluster::JobEntry| entry.job.state.is_over();
+            if !self.cluster.jobs.get(&job).is_none_or(is_over) {
+                self.with(job, |turn| {
+                    let details = [("node", node.as_str().into())];
+                    turn.announce(event, turn.standing(), words.to_owned(), details);
+                });
+            }
+        }
+    }
+
     fn forget_stranger(&mut self, worker: &WorkerId) {
         if self
             .cluster
             .nodes
-            .0
+            .known
             .values()
             .any(|node| node.strangers.contains_key(worker))
         {
-            for node in Arc::make_mut(&mut self.cluster.nodes).0.values_mut() {
+            for node in Arc::make_mut(&mut self.cluster.nodes).known.values_mut() {
                 node.strangers.remove(worker);
             }
             self.nodes_touched = true;

@@ -31,6 +31,8 @@ pub(crate) struct Volatile {
     pub round: Round,
     /// Since when enough workers are warm to open a generation.
     pub gathered_at: Option<Monotonic>,
+    /// Members that are to be given back at the next boundary, and why.
+    pub recalled: BTreeMap<WorkerId, String>,
     /// Since when the workers are to leave.
     pub draining_since: Option<Monotonic>,
     /// Why the newest checkpoint cannot be read, and how often it was tried.
@@ -62,6 +64,8 @@ pub(crate) struct View {
     pub told_supersede: Option<Generation>,
     pub told_form: Option<Generation>,
     pub told_leave: Option<Generation>,
+    /// Since when it is known that its slot is given back.
+    pub released_at: Option<Monotonic>,
     /// The generation that it is ready in, and its state's hash.
     pub ready: Option<(Generation, u64)>,
     /// The generation that it left at an agreed boundary.
@@ -89,6 +93,7 @@ impl View {
             told_supersede: None,
             told_form: None,
             told_leave: None,
+            released_at: None,
             ready: None,
             at_boundary: None,
             slow_in: None,

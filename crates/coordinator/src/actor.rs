@@ -312,7 +312,7 @@ fn log(record: &Record) {
     };
     let details = serde_json::to_string(&event.details).unwrap_or_default();
     tracing::info!(
-        job = %event.job,
+        job = event.job.map(tracing::field::display),
         generation = event.generation.get(),
         step = event.step.get(),
         kind = %event.kind,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use muster_cluster::{Cluster, Record};
+use muster_cluster::{Cluster, ClusterOptions, Record};
 use muster_store::Journal;
 use muster_types::JobId;
 use tokio::{
@@ -60,6 +60,7 @@ impl Coordinator {
             data_dir,
             job_dir,
             insecure,
+            user_quotas,
         } = options;
         if !listen.ip().is_loopback() && !insecure {
             return Err(CoordinatorError::Exposed { listen });
@@ -77,7 +78,11 @@ impl Coordinator {
             path: dirs.data_dir.clone(),
             source,
         })?;
-        let cluster = replay(&journal, &files)?;
+        let cluster_options = ClusterOptions {
+            user_quotas,
+            ..ClusterOptions::default()
+        };
+        let cluster = replay(&journal, &files, cluster_options)?;
 
         let stop = CancellationToken::new();
         let sequence = journal.last_sequence();
@@ -213,12 +218,18 @@ fn run(
 }
 
 /// The state that the journal's records make, with the files of jobs that are not over brought up to it.
-fn replay(journal: &Journal<Record>, files: &JobFiles) -> Result<Cluster, CoordinatorError> {
-    let mut replay = Replay::new();
+fn replay(
+    journal: &Journal<Record>,
+    files: &JobFiles,
+    options: ClusterOptions,
+) -> Result<Cluster, CoordinatorError> {
+    let mut replay = Replay::new(options);
     let mut records: BTreeMap<JobId, Vec<Record>> = BTreeMap::new();
     journal.replay(|sequence, record| {
         replay.apply(sequence, &record);
-        let job = record.kind.job();
+        let Some(job) = record.kind.job() else {
+            return;
+        };
         match &record.kind {
             muster_cluster::RecordKind::JobState { state, .. } if state.is_over() => {
                 records.remove(&job);

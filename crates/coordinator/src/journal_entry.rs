@@ -6,7 +6,7 @@ pub(crate) fn entry(record: &Record) -> Entry<Record> {
     Entry {
         sequence: 0,
         at: record.at,
-        job: Some(record.kind.job()),
+        job: record.kind.job(),
         kind: label(&record.kind).to_owned(),
         body: record.clone(),
     }
@@ -18,9 +18,12 @@ fn label(kind: &RecordKind) -> &'static str {
         K::JobSubmitted(_) => "job_submitted",
         K::JobState { .. } => "job_state",
         K::StopRequested { .. } => "stop_requested",
+        K::JobPreempted { .. } => "job_preempted",
+        K::JobRequeued { .. } => "job_requeued",
         K::SegmentOpened { .. } => "segment_opened",
         K::WorkerPlaced { .. } => "worker_placed",
         K::WorkerExpelled { .. } => "worker_expelled",
+        K::WorkerReleased { .. } => "worker_released",
         K::WorkerGone { .. } => "worker_gone",
         K::GenerationOpened { .. } => "generation_opened",
         K::GenerationFormed { .. } => "generation_formed",
@@ -29,6 +32,8 @@ fn label(kind: &RecordKind) -> &'static str {
         K::CheckpointDeleted { .. } => "checkpoint_deleted",
         K::Watermark { .. } => "watermark",
         K::Evaluated { .. } => "evaluated",
+        K::NodeCordoned { .. } => "node_cordoned",
+        K::NodeUncordoned { .. } => "node_uncordoned",
         K::Noted { .. } => "noted",
     }
 }

@@ -22,5 +22,6 @@ mod step_log;
 mod submission;
 
 pub use coordinator::{Coordinator, Handle, JOURNAL};
+pub use muster_cluster::UserQuotas;
 pub use options::{CoordinatorError, Options};
 pub use replay::{JournalSummary, backup_journal, check_journal};

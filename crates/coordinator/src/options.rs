@@ -1,5 +1,6 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use muster_cluster::UserQuotas;
 use muster_store::JournalError;
 
 /// What a coordinator is started with.
@@ -13,6 +14,8 @@ pub struct Options {
     pub job_dir: Option<PathBuf>,
     /// Accept that everyone who reaches the address may submit jobs. Needed to listen beyond loopback.
     pub insecure: bool,
+    /// How many slots a user's jobs may hold.
+    pub user_quotas: UserQuotas,
 }
 
 impl Options {
@@ -23,6 +26,7 @@ impl Options {
             data_dir: data_dir.into(),
             job_dir: None,
             insecure: false,
+            user_quotas: UserQuotas::default(),
         }
     }
 }

@@ -27,9 +27,9 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(options: ClusterOptions) -> Self {
         Self {
-            cluster: Cluster::new(ClusterOptions::default()),
+            cluster: Cluster::new(options),
             contradiction: None,
         }
     }
@@ -65,7 +65,7 @@ impl Replay {
 pub fn check_journal(path: &Path) -> Result<JournalSummary, JournalError> {
     let reader = JournalReader::<Record>::open(path)?;
     reader.check()?;
-    let mut replay = Replay::new();
+    let mut replay = Replay::new(ClusterOptions::default());
     let mut summary = JournalSummary::default();
     reader.replay(|entry| {
         replay.apply(entry.sequence, &entry.body);

@@ -733,6 +733,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
         slots: 3,
         slots_used: 2,
         device: "cpu".into(),
+        ..v1::NodeStatus::default()
     };
     assert_eq!(nodes, [node]);
 

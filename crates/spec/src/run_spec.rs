@@ -27,6 +27,8 @@ pub struct RunSpec {
     pub workers: WorkersSpec,
     /// What is saved, where and when.
     pub checkpoint: CheckpointSpec,
+    /// How the job waits for slots, and how it gives way.
+    pub queue: QueueSpec,
 }
 
 /// What a run is trained on.
@@ -202,6 +204,22 @@ pub struct CheckpointSpec {
     pub keep_last: u32,
 }
 
+/// How a job waits for slots, and how it gives way to others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueSpec {
+    /// Jobs of higher priority are placed first, and where slots are short they take those of lower ones. It speaks for
+    /// the job's `workers.min`: what a job has above that is lent to it, whatever its priority. In [-100, 100].
+    #[schemars(range(min = -100, max = 100))]
+    pub priority: i32,
+    /// Whose job it is, for quotas. Empty: `muster submit` puts in the login name of whoever submits.
+    pub user: String,
+    /// How long workers may take to save and leave when their slots are wanted elsewhere; then they are killed, and the
+    /// job goes on from its newest checkpoint. At least 1.
+    #[schemars(range(min = 1))]
+    pub preempt_grace_seconds: u32,
+}
+
 impl Default for RunSpec {
     fn default() -> Self {
         Self {
@@ -214,6 +232,7 @@ impl Default for RunSpec {
             evaluation: EvaluationSpec::default(),
             workers: WorkersSpec::default(),
             checkpoint: CheckpointSpec::default(),
+            queue: QueueSpec::default(),
         }
     }
 }
@@ -284,6 +303,16 @@ impl Default for CheckpointSpec {
             uri: String::new(),
             every_steps: 100,
             keep_last: 3,
+        }
+    }
+}
+
+impl Default for QueueSpec {
+    fn default() -> Self {
+        Self {
+            priority: 0,
+            user: String::new(),
+            preempt_grace_seconds: 60,
         }
     }
 }

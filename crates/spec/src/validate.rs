@@ -23,6 +23,7 @@ impl RunSpec {
         self.check_paths(&mut found);
         self.check_batch_and_workers(&mut found);
         self.check_schedule(&mut found);
+        self.check_queue(&mut found);
         found
     }
 
@@ -118,6 +119,15 @@ impl RunSpec {
                 message,
                 fix,
             ));
+        }
+    }
+
+    fn check_queue(&self, found: &mut Vec<Contradiction>) {
+        let user = &self.queue.user;
+        if user.contains(char::is_control) || user.trim() != user {
+            let message = format!("`queue.user` is {user:?}, but it is shown in lists");
+            let fix = "give a name without control characters, and without spaces around it";
+            found.push(contradiction(&["queue.user"], message, fix.into()));
         }
     }
 

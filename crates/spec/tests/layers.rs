@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use muster_spec::{
-    CheckpointSpec, DataSpec, DeviceKind, Dtype, EvaluationSpec, Format, OptimizerSpec, RunSpec,
-    ScheduleKind, ScheduleSpec, TrainSpec, WorkersSpec, load, schema, to_toml,
+    CheckpointSpec, DataSpec, DeviceKind, Dtype, EvaluationSpec, Format, OptimizerSpec, QueueSpec,
+    RunSpec, ScheduleKind, ScheduleSpec, TrainSpec, WorkersSpec, load, schema, to_toml,
 };
 use proptest::prelude::*;
 
@@ -77,6 +77,19 @@ fn the_format_is_that_of_the_extension() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn a_priority_may_be_negative_in_every_layer() {
+    let text = "[data]\npath = \"d\"\n[queue]\npriority = -7\n";
+    let read = |environment: &[(&str, &str)], set: &[(&str, &str)]| {
+        let (environment, set) = (pairs(environment), pairs(set));
+        let spec = load(text, "run.toml", Format::Toml, environment, &set);
+        spec.unwrap().queue.priority
+    };
+    assert_eq!(read(&[], &[]), -7);
+    assert_eq!(read(&[("MUSTER__QUEUE__PRIORITY", "-100")], &[]), -100);
+    assert_eq!(read(&[], &[("queue.priority", "-8")]), -8);
 }
 
 #[test]
@@ -155,6 +168,7 @@ prop_compose! {
         dtype in prop::sample::select(&[Dtype::Fp32, Dtype::Bf16][..]),
         device in prop::sample::select(&[DeviceKind::Auto, DeviceKind::Cpu, DeviceKind::Cuda][..]),
         uri in prop::sample::select(&["", "runs/a", "file:///mnt/x"][..]),
+        (priority, user, grace) in (-100..=100i32, "[a-z.@-]{0,9}", 1..=u32::MAX),
     ) -> RunSpec {
         let max = 1 + (max * f64::from(slots - 1)) as u32;
         let min = 1 + (min * f64::from(max - 1)) as u32;
@@ -167,6 +181,7 @@ prop_compose! {
             evaluation: EvaluationSpec { every_steps: steps / 3, sequences: slots },
             workers: WorkersSpec { min, max, device, ..WorkersSpec::default() },
             checkpoint: CheckpointSpec { uri: uri.into(), ..CheckpointSpec::default() },
+            queue: QueueSpec { priority, user, preempt_grace_seconds: grace },
             ..RunSpec::default()
         };
         spec.model.heads = heads;

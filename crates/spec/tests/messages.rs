@@ -72,7 +72,7 @@ Error:
     ·  ─────
  11 │ x = 1
     ╰────
-  help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint
+  help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint, queue
 "#);
 }
 
@@ -438,4 +438,41 @@ fn a_spec_from_elsewhere_is_validated_in_one_line() {
     spec.optimizer.learning_rate = f64::NAN;
     spec.workers.max = 100;
     insta::assert_snapshot!(spec.validate().unwrap_err().to_string(), @r#"`train.steps` is 0, but must be at least 1 (for example `steps = 1000` in [train]); `optimizer.learning_rate` must be a number, but is infinite or not a number at all (for example `learning_rate = 0.0006` in [optimizer]); `data.path` is not set (set it to a directory that `muster data prepare` has made, such as `path = "data/shakespeare"` in [data]); `workers.max` (100) is above the slots of the batch (4 = train.global_batch 16 / train.micro_batch 4) (every worker trains at least one micro-batch a step: set workers.max to 4 or less, raise train.global_batch, or lower train.micro_batch)"#);
+}
+
+#[test]
+fn a_priority_out_of_range_and_a_user_that_is_no_name() {
+    insta::assert_snapshot!(wrong(&format!(
+        "{DATA}\n[queue]\npriority = -101\npreempt_grace_seconds = 0\n"
+    )), @"
+  × run.toml has 2 problems
+
+Error:
+  × `queue.priority` is -101, but must be at least -100
+   ╭─[run.toml:5:12]
+ 4 │ [queue]
+ 5 │ priority = -101
+   ·            ────
+ 6 │ preempt_grace_seconds = 0
+   ╰────
+  help: for example `priority = 0` in [queue]
+
+Error:
+  × `queue.preempt_grace_seconds` is 0, but must be at least 1
+   ╭─[run.toml:6:25]
+ 5 │ priority = -101
+ 6 │ preempt_grace_seconds = 0
+   ·                         ─
+   ╰────
+  help: for example `preempt_grace_seconds = 60` in [queue]
+");
+    insta::assert_snapshot!(wrong(&format!("{DATA}\n[queue]\nuser = \"an\\tna\"\n")), @r#"
+  × `queue.user` is "an\tna", but it is shown in lists
+   ╭─[run.toml:5:8]
+ 4 │ [queue]
+ 5 │ user = "an\tna"
+   ·        ────────
+   ╰────
+  help: give a name without control characters, and without spaces around it
+"#);
 }

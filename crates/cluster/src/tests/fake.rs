@@ -166,7 +166,9 @@ impl FakeWorker {
             Order::SaveNow if generation == self.generation => self.save_now = true,
             Order::Leave { save, .. } => {
                 self.leave = Some(save);
-                if self.form.is_none() || self.is_fenced() || self.failed {
+                // Whoever is to save first does so in the next generation.
+                let waits_there = self.at_boundary && !save;
+                if self.form.is_none() || self.is_fenced() || self.failed || waits_there {
                     self.say(WorkerMessage::Left {
                         reason: "told to".into(),
                         step: Step(0),

@@ -64,7 +64,10 @@ fn a_job_runs_from_submit_to_finish() {
 fn a_second_submit_of_the_same_id_changes_nothing() {
     let mut world = World::training(12, 1, 1, 1);
     let before = world.snapshot();
-    world.feed(Event::Submitted(submission(job_id(1), spec(99, 1, 1))));
+    world.feed(Event::Submitted(Box::new(submission(
+        job_id(1),
+        spec(99, 1, 1),
+    ))));
     assert_eq!(world.snapshot(), before);
 }
 

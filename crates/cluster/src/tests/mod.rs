@@ -6,6 +6,7 @@ mod cases;
 mod fake;
 mod lifecycle;
 mod placing;
+mod queue;
 mod random;
 mod saving;
 mod world;

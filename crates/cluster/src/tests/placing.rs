@@ -97,7 +97,13 @@ fn jobs_are_served_in_the_order_of_submission() {
         "a smaller job does not slip past one that waits"
     );
     let status = world.cluster.status(job_id(2), world.now).unwrap();
-    assert_eq!(status.state_reason, "needs 2 cpu slots; of 3, 1 are free");
+    assert_eq!(
+        status.state_reason,
+        format!(
+            "needs 2 cpu slots; of 3, 1 is free, 2 are held by job {} of priority 0",
+            job_id(1)
+        )
+    );
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.deliver();
     assert_eq!(placed(&world, 2).len(), 2);
@@ -167,7 +173,10 @@ fn a_start_order_that_was_lost_comes_again() {
     world.add_node("a", 1);
     world.deliver();
     world.feed_until(
-        Event::Submitted(super::world::submission(job_id(1), spec(12, 1, 1))),
+        Event::Submitted(Box::new(super::world::submission(
+            job_id(1),
+            spec(12, 1, 1),
+        ))),
         0,
     );
     world.restart_coordinator();

@@ -26,6 +26,8 @@ enum Move {
     DieAfterCommands(usize, usize),
     Repeat(usize),
     Wait(u64),
+    Cordon(usize),
+    Uncordon(usize),
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -48,6 +50,15 @@ fn moves() -> impl Strategy<Value = Move> {
     ]
 }
 
+/// What may happen where several jobs contend.
+fn moves_of_a_queue() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        40 => moves(),
+        1 => (0usize..2).prop_map(Move::Cordon),
+        1 => (0usize..2).prop_map(Move::Uncordon),
+    ]
+}
+
 impl World {
     fn nth_worker(&self, index: usize) -> Option<WorkerId> {
         let count = self.workers.len();
@@ -63,7 +74,9 @@ impl World {
             }
             Move::Work => drop(self.work()),
             Move::CommitSome(from, count) => {
-                let members = self.job().members.clone();
+                let jobs = self.cluster.jobs();
+                let job = &self.cluster.jobs[&jobs[count % jobs.len()]].job;
+                let members = job.members.clone();
                 self.commit_pending(&members[from.min(members.len())..], count);
             }
             Move::Kill(index) => {
@@ -112,6 +125,15 @@ impl World {
             Move::Wait(seconds) => {
                 self.now.monotonic = self.now.monotonic + Duration::from_secs(seconds);
                 self.feed(Event::Tick);
+            }
+            Move::Cordon(index) => {
+                let node = self.agents.keys().nth(index).unwrap().clone();
+                let reason = "at random".into();
+                self.feed(Event::CordonRequested { node, reason });
+            }
+            Move::Uncordon(index) => {
+                let node = self.agents.keys().nth(index).unwrap().clone();
+                self.feed(Event::UncordonRequested { node });
             }
         }
     }
@@ -169,6 +191,53 @@ fn chaos_then_calm(moves: Vec<Move>, min: u32, max: u32) {
     assert!(world.initialised >= 1);
 }
 
+/// A job of a queue: its priority, its smallest and largest world size, and after how many moves it is submitted.
+fn contender() -> impl Strategy<Value = (i32, u32, u32, usize)> {
+    (1u32..=3)
+        .prop_flat_map(|min| (-1i32..=1, Just(min), min..=4, 0usize..300))
+        .boxed()
+}
+
+/// Jobs that contend for four slots, in chaos and then in calm.
+fn contend(moves: Vec<Move>, jobs: &[(i32, u32, u32, usize)]) {
+    let mut world = World::with_options(patient());
+    world.add_node("a", 2);
+    world.add_node("b", 2);
+    let submit = |world: &mut World, number: usize| {
+        let (priority, min, max, _) = jobs[number - 1];
+        let mut spec = spec(30, min, max);
+        spec.queue.priority = priority;
+        world.submit(number as u64, spec);
+    };
+    submit(&mut world, 1);
+    let mut waiting: Vec<usize> = (2..=jobs.len()).collect();
+    for (count, what) in moves.into_iter().enumerate() {
+        waiting.retain(|number| {
+            let is_due = jobs[number - 1].3 <= count;
+            if is_due {
+                submit(&mut world, *number);
+            }
+            !is_due
+        });
+        world.make(what);
+    }
+    for number in waiting {
+        submit(&mut world, number);
+    }
+    world.thaw();
+    world.make(Move::Uncordon(0));
+    world.make(Move::Uncordon(1));
+    let before = world.event("preempted").len();
+    world.run_all_to_end();
+    let calm = world.event("preempted").len() - before;
+    // Each gives way to each above it, and one more where two hold what the other lacks.
+    assert!(calm <= jobs.len() + 1, "{calm} preemptions in calm");
+    for number in 1..=jobs.len() {
+        world.check_job_finished(number as u64, 30);
+    }
+    world.restart_coordinator();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
@@ -178,6 +247,14 @@ proptest! {
         (min, max) in (1u32..=3).prop_flat_map(|min| (Just(min), min..=4)),
     ) {
         chaos_then_calm(moves, min, max);
+    }
+
+    #[test]
+    fn jobs_that_contend_all_finish(
+        moves in prop::collection::vec(moves_of_a_queue(), 0..500),
+        jobs in prop::collection::vec(contender(), 2..=3),
+    ) {
+        contend(moves, &jobs);
     }
 
     #[test]

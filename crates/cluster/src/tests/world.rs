@@ -187,15 +187,23 @@ impl World {
     }
 
     pub fn submit(&mut self, number: u64, spec: RunSpec) {
-        self.feed(Event::Submitted(submission(job_id(number), spec)));
+        self.feed(Event::Submitted(Box::new(submission(job_id(number), spec))));
     }
 
     pub fn status(&self) -> JobStatus {
-        self.cluster.status(job_id(1), self.now).unwrap()
+        self.status_of(1)
+    }
+
+    pub fn status_of(&self, number: u64) -> JobStatus {
+        self.cluster.status(job_id(number), self.now).unwrap()
     }
 
     pub fn job(&self) -> &Job {
-        &self.cluster.jobs[&job_id(1)].job
+        self.job_of(1)
+    }
+
+    pub fn job_of(&self, number: u64) -> &Job {
+        &self.cluster.jobs[&job_id(number)].job
     }
 
     /// Decides one event, does what follows, and checks what must always hold.
@@ -228,6 +236,7 @@ impl World {
             "records and notes do not make what was decided"
         );
         assert_eq!(turn.cluster.nodes, self.cluster.nodes);
+        assert_eq!(turn.cluster.cordons, self.cluster.cordons);
         self.committed.extend(decision.committed);
         for command in decision.commands.into_iter().take(commands) {
             self.commands.push(command.clone());
@@ -277,6 +286,32 @@ impl World {
                     stands,
                     Some(state),
                     "a checkpoint of a discarded state is committed"
+                );
+            }
+            RecordKind::JobPreempted { job, by, .. } => {
+                let priority = |job| {
+                    let spec = &self.cluster.submission(job).unwrap().spec;
+                    spec.queue.priority
+                };
+                let entry = &self.cluster.jobs[job].job;
+                let stuck = entry.serving().len() < entry.gang();
+                assert!(
+                    priority(*by) > priority(*job) || stuck,
+                    "a job gives way to one of no higher priority"
+                );
+            }
+            RecordKind::WorkerReleased { job, worker, .. } => {
+                let entry = &self.cluster.jobs[job].job;
+                let kept = entry.workers.keys().filter(|worker| entry.keeps(worker));
+                assert!(
+                    kept.count() > entry.gang() && entry.keeps(worker),
+                    "a job gives back what it needs"
+                );
+            }
+            RecordKind::WorkerPlaced { job, node, .. } => {
+                assert!(
+                    !self.cluster.cordons.contains_key(node),
+                    "{job} is placed on a cordoned node"
                 );
             }
             _ => {}
@@ -506,6 +541,7 @@ impl World {
             self.cluster.durable(),
             "replay does not give the durable state"
         );
+        assert_eq!(replayed.cordons, self.cluster.cordons);
         self.cluster = replayed;
         self.shell.clear();
         self.last_words.clear();
@@ -774,10 +810,26 @@ impl World {
 
     /// Runs, lets time pass where nothing else happens, until the job is over.
     pub fn run_to_end(&mut self) -> JobState {
+        self.run_until(|world| world.status().state.is_over());
+        self.deliver();
+        self.status().state
+    }
+
+    /// Runs until all jobs are over.
+    pub fn run_all_to_end(&mut self) {
+        let over = |world: &Self| {
+            let mut jobs = world.cluster.jobs.values();
+            jobs.all(|entry| entry.job.state.is_over())
+        };
+        self.run_until(over);
+        self.deliver();
+    }
+
+    /// Runs, lets time pass where nothing else happens, until something is so.
+    pub fn run_until(&mut self, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..20_000 {
-            if self.status().state.is_over() {
-                self.deliver();
-                return self.status().state;
+            if is_so(self) {
+                return;
             }
             self.reconnect();
             let delivered = self.deliver();
@@ -786,7 +838,7 @@ impl World {
                 let Some(deadline) = self.cluster.next_deadline() else {
                     panic!(
                         "nothing will ever happen: {:#?}\n{:#?}",
-                        self.status(),
+                        self.statuses(),
                         self.workers
                     );
                 };
@@ -794,7 +846,13 @@ impl World {
                 self.feed(Event::Tick);
             }
         }
-        panic!("the job never ends: {:#?}", self.status());
+        panic!("it never comes: {:#?}", self.statuses());
+    }
+
+    fn statuses(&self) -> Vec<JobStatus> {
+        let jobs = self.cluster.jobs().into_iter();
+        jobs.filter_map(|job| self.cluster.status(job, self.now))
+            .collect()
     }
 
     /// Lets time pass and delivers what comes of it.
@@ -864,15 +922,19 @@ impl World {
 
     /// What must hold when a job has finished.
     pub fn check_finished(&self, steps: u64) {
-        let status = self.status();
+        self.check_job_finished(1, steps);
+    }
+
+    pub fn check_job_finished(&self, number: u64, steps: u64) {
+        let status = self.status_of(number);
         assert_eq!(status.state, JobState::Finished, "{}", status.state_reason);
         assert_eq!(status.step, Step(steps));
-        let line = &self.line[&job_id(1)];
+        let line = &self.line[&job_id(number)];
         assert_eq!(
             line.keys().map(|step| step.get()).collect::<Vec<_>>(),
             (1..=steps).collect::<Vec<_>>()
         );
-        let totals = self.job().marks.last_key_value().unwrap().1;
+        let totals = self.job_of(number).marks.last_key_value().unwrap().1;
         assert_eq!(totals.state.step, Step(steps));
         assert_eq!(status.last_checkpoint.unwrap().state.step, Step(steps));
         assert_eq!(
@@ -880,7 +942,8 @@ impl World {
             8 * steps,
             "samples were lost or trained twice"
         );
-        if !self.event("evidence_gap").is_empty() {
+        let gaps = self.event("evidence_gap");
+        if gaps.iter().any(|gap| gap.job == Some(job_id(number))) {
             // All who could report a step died before anyone did: its tokens are inferred from the constant global batch,
             // and a fake's is not constant.
             return;

@@ -27,6 +27,8 @@ pub(crate) fn job_status(status: JobStatus) -> v1::JobStatus {
         ended_at: status.ended_at.map(|at| at.to_string()),
         numerics_fingerprint: status.numerics_fingerprint,
         assignment: status.assignment.into_iter().map(batch_slots).collect(),
+        user: status.user,
+        priority: status.priority,
     }
 }
 
@@ -59,6 +61,8 @@ pub(crate) fn node_status(status: NodeStatus) -> v1::NodeStatus {
         slots: status.slots,
         slots_used: status.slots_used,
         device: status.device,
+        cordoned: status.cordon.is_some(),
+        cordon_reason: status.cordon.unwrap_or_default(),
     }
 }
 

@@ -2,13 +2,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
-    self, GetLogsRequest, GetStatusRequest, JobStatus, ListCheckpointsRequest,
-    ListCheckpointsResponse, ListEventsRequest, ListJobsRequest, ListJobsResponse,
-    ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse, StopRequest,
-    StopResponse, SubmitRequest, SubmitResponse, WatchStatusRequest,
-    job_service_server::JobService,
+    self, CordonNodeRequest, CordonNodeResponse, GetLogsRequest, GetStatusRequest, JobStatus,
+    ListCheckpointsRequest, ListCheckpointsResponse, ListEventsRequest, ListJobsRequest,
+    ListJobsResponse, ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse,
+    StopRequest, StopResponse, SubmitRequest, SubmitResponse, UncordonNodeRequest,
+    UncordonNodeResponse, WatchStatusRequest, job_service_server::JobService,
 };
-use muster_types::JobId;
+use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -51,7 +51,28 @@ impl Jobs {
             .await?;
         status.map(|status| status.state).ok_or_else(|| gone(job))
     }
+
+    /// The node of that name, if it was ever here.
+    async fn node(&self, name: String) -> Result<NodeName, Status> {
+        if name.is_empty() {
+            return Err(Status::invalid_argument(
+                "node is empty; give a node's name",
+            ));
+        }
+        let node = NodeName::new(name);
+        let wanted = node.clone();
+        let is_known = self.core.read(move |cluster, _| cluster.has_seen(&wanted));
+        if is_known.await? {
+            return Ok(node);
+        }
+        Err(Status::not_found(format!(
+            "no node named {node} was ever here; `muster nodes` lists those there are"
+        )))
+    }
 }
+
+/// A reason is shown in a line.
+const LONGEST_REASON: usize = 500;
 
 fn gone(job: JobId) -> Status {
     Status::not_found(format!("there is no job {job}"))
@@ -90,7 +111,9 @@ impl JobService for Jobs {
                 .await
                 .map_err(|error| Status::internal(error.to_string()))?
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.core.event(Event::Submitted(submission)).await?;
+        self.core
+            .event(Event::Submitted(Box::new(submission)))
+            .await?;
         Ok(response)
     }
 
@@ -281,6 +304,32 @@ impl JobService for Jobs {
         let nodes = self.core.read(|cluster, _| cluster.nodes()).await?;
         let nodes = nodes.into_iter().map(convert::node_status).collect();
         Ok(Response::new(ListNodesResponse { nodes }))
+    }
+
+    async fn cordon_node(
+        &self,
+        request: Request<CordonNodeRequest>,
+    ) -> Result<Response<CordonNodeResponse>, Status> {
+        let CordonNodeRequest { node, reason } = request.into_inner();
+        if reason.len() > LONGEST_REASON || reason.contains(char::is_control) {
+            return Err(Status::invalid_argument(format!(
+                "reason must be one line of at most {LONGEST_REASON} bytes"
+            )));
+        }
+        let node = self.node(node).await?;
+        self.core
+            .event(Event::CordonRequested { node, reason })
+            .await?;
+        Ok(Response::new(CordonNodeResponse {}))
+    }
+
+    async fn uncordon_node(
+        &self,
+        request: Request<UncordonNodeRequest>,
+    ) -> Result<Response<UncordonNodeResponse>, Status> {
+        let node = self.node(request.into_inner().node).await?;
+        self.core.event(Event::UncordonRequested { node }).await?;
+        Ok(Response::new(UncordonNodeResponse {}))
     }
 }
 

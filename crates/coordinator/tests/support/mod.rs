@@ -1,4 +1,6 @@
 //! A client, an agent and workers that do what the test says, over real gRPC.
+// Each file of tests needs a part of it.
+#![allow(dead_code)]
 
 use std::{path::Path, time::Duration};
 

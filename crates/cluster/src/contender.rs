@@ -1,0 +1,209 @@
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
+
+use muster_spec::DeviceKind;
+use muster_types::{JobId, Monotonic, NodeName, WorkerId};
+
+use crate::{
+    Cluster, SlotOffer, cluster::JobEntry, job::Phase, job_turn::is_finishing, nodes::SlotClass,
+};
+
+/// A slot by its node.
+pub(crate) type Place = (NodeName, SlotOffer);
+
+/// A job that is not over, and what it holds.
+#[derive(Debug)]
+pub(crate) struct Contender<'a> {
+    pub id: JobId,
+    pub priority: i32,
+    pub sequence: u64,
+    pub user: &'a str,
+    pub class: SlotClass,
+    /// The workers without which it does not train.
+    pub gang: usize,
+    pub capacity: usize,
+    /// It has a generation: it is about to train, or has trained since it was placed.
+    pub has_begun: bool,
+    /// How many workers it goes on with.
+    pub kept: usize,
+    /// Those of them whose slots others could use, in the order in which they would be given back.
+    pub usable: Vec<&'a WorkerId>,
+    /// How many of those are recalled.
+    pub recalled: usize,
+    /// It gives all that it has back, or wants no more.
+    pub leaving: bool,
+    /// Its last checkpoint is being completed: what it wants depends on that.
+    pub settling: bool,
+    /// It pauses after a failure.
+    pub paused: bool,
+}
+
+impl Contender<'_> {
+    /// How many workers it could give back and train on, beyond those that are recalled.
+    pub fn lent(&self) -> usize {
+        if self.leaving {
+            return 0;
+        }
+        let above = self.kept.saturating_sub(self.gang);
+        above.min(self.usable.len()).saturating_sub(self.recalled)
+    }
+
+    /// How many slots of a class it holds and does not give back by itself.
+    pub fn usable_in(&self, class: SlotClass) -> usize {
+        if self.class == class && !self.leaving {
+            self.usable.len()
+        } else {
+            0
+        }
+    }
+
+    /// How many slots it holds that others could use, beyond those that are recalled.
+    pub fn held(&self) -> usize {
+        if self.leaving {
+            0
+        } else {
+            self.usable.len() - self.recalled
+        }
+    }
+}
+
+/// The slots of a class that new workers may be placed on.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    /// All of them.
+    pub offered: usize,
+    pub free: VecDeque<Place>,
+    /// Slots whose workers are on their way out.
+    pub coming: usize,
+    /// The first gang that waits for jobs which it may not displace.
+    pub blocked_by: Option<JobId>,
+}
+
+impl Pool {
+    /// Sets slots aside: free ones first, then those that are coming.
+    pub fn set_aside(&mut self, mut count: usize) {
+        while count > 0 && self.free.pop_front().is_some() {
+            count -= 1;
+        }
+        self.coming = self.coming.saturating_sub(count);
+    }
+}
+
+impl Cluster {
+    /// The jobs that are not over, in the order in which they are served, and the slots there are for them.
+    pub(crate) fn stock(&self, now: Monotonic) -> (Vec<Contender<'_>>, BTreeMap<SlotClass, Pool>) {
+        let mut holders = BTreeMap::new();
+        for (id, entry) in &self.jobs {
+            for (worker, placement) in &entry.job.workers {
+                holders.insert((&placement.node, placement.slot), (*id, worker));
+            }
+        }
+        let mut pools = BTreeMap::from([
+            (SlotClass::Cpu, Pool::default()),
+            (SlotClass::Cuda, Pool::default()),
+        ]);
+        let mut usable: BTreeSet<&WorkerId> = BTreeSet::new();
+        for (class, pool) in &mut pools {
+            for (node, slot) in self.nodes.offered(*class) {
+                if self.cordons.contains_key(node) {
+                    continue;
+                }
+                pool.offered += 1;
+                let stranger =
+                    self.nodes.known.get(node).is_some_and(|node| {
+                        node.strangers.values().any(|taken| *taken == slot.index)
+                    });
+                match holders.get(&(node, slot.index)) {
+                    _ if stranger => {}
+                    None => pool.free.push_back((node.clone(), slot.clone())),
+                    Some((job, worker)) if self.goes_on_with(*job, worker) => {
+                        usable.insert(worker);
+                    }
+                    Some(_) => pool.coming += 1,
+                }
+            }
+        }
+        let mut contenders: Vec<_> = self
+            .jobs
+            .values()
+            .filter(|entry| !entry.job.state.is_over())
+            .map(|entry| self.contender(entry, &usable, now))
+            .collect();
+        contenders.sort_by_key(|contender| (Reverse(contender.priority), contender.sequence));
+        (contenders, pools)
+    }
+
+    /// Whether a worker stays where it is, as far as its job is concerned.
+    fn goes_on_with(&self, job: JobId, worker: &WorkerId) -> bool {
+        self.jobs.get(&job).is_some_and(|entry| {
+            !leaves(entry) && entry.job.keeps(worker) && !entry.volatile.left.contains_key(worker)
+        })
+    }
+
+    fn contender<'a>(
+        &self,
+        entry: &'a JobEntry,
+        usable: &BTreeSet<&'a WorkerId>,
+        now: Monotonic,
+    ) -> Contender<'a> {
+        let JobEntry { job, volatile } = entry;
+        let queue = &job.submission.spec.queue;
+        let stays = |worker: &WorkerId| job.keeps(worker) && !volatile.left.contains_key(worker);
+        let mut kept: Vec<_> = job
+            .workers
+            .iter()
+            .filter(|(worker, _)| stays(worker))
+            .collect();
+        // Whoever is in no generation costs nothing; then the youngest.
+        kept.sort_by_key(|(worker, placement)| {
+            (job.takes_part(worker), Reverse(placement.ordinal))
+        });
+        let class = match job.workers.values().find(|placement| !placement.expelled) {
+            // All workers of a job are of one kind: they must reach each other by one backend.
+            Some(placement) => SlotClass::of(&placement.device),
+            None => self.class_for(job.submission.spec.workers.device),
+        };
+        Contender {
+            id: job.submission.job,
+            priority: queue.priority,
+            sequence: job.sequence,
+            user: &queue.user,
+            class,
+            gang: job.gang(),
+            capacity: job.capacity(),
+            has_begun: job.phase != Phase::Idle,
+            kept: kept.len(),
+            usable: kept
+                .into_iter()
+                .map(|(worker, _)| worker)
+                .filter(|worker| usable.contains(worker))
+                .collect(),
+            recalled: 0,
+            leaving: leaves(entry),
+            settling: volatile.saves.settling(),
+            paused: volatile.strikes.retry_at.is_some_and(|at| at > now),
+        }
+    }
+
+    fn class_for(&self, device: DeviceKind) -> SlotClass {
+        match device {
+            DeviceKind::Cpu => SlotClass::Cpu,
+            DeviceKind::Cuda => SlotClass::Cuda,
+            // A cordon does not last: it makes no job run on CPUs that was to run on GPUs.
+            DeviceKind::Auto if self.nodes.offers(SlotClass::Cuda) => SlotClass::Cuda,
+            DeviceKind::Auto => SlotClass::Cpu,
+        }
+    }
+}
+
+/// Whether a job gives all that it has back: it is over, or its workers save and leave.
+pub(crate) fn leaves(entry: &JobEntry) -> bool {
+    let JobEntry { job, volatile } = entry;
+    let lost = |member: &WorkerId| !job.serves(member) && !volatile.left.contains_key(member);
+    job.state.is_over()
+        || job.is_to_leave()
+        || job.is_done()
+        || (is_finishing(job, volatile) && !job.members.iter().any(lost))
+}
