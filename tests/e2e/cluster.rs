@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{collections::BTreeSet, path::Path, process::Command, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -291,6 +291,8 @@ fn a_node_that_dies_with_its_worker_is_done_without() {
 fn the_job_of_higher_priority_preempts_and_the_lower_one_goes_on_by_itself() {
     let bench = Bench::new();
     let cluster = Cluster::start(&bench, &[("node-a", "2")]);
+    // Nobody loses a slot until nodes have had time to come back to a coordinator that was started.
+    thread::sleep(Duration::from_secs(10));
     let wants = |steps: &'static str, min, max, priority| -> Vec<&'static str> {
         let all = [
             "--set", steps, "--set", min, "--set", max, "--set", priority,
@@ -300,7 +302,7 @@ fn the_job_of_higher_priority_preempts_and_the_lower_one_goes_on_by_itself() {
     let low = cluster.submit(
         &bench,
         &wants(
-            "train.steps=2500",
+            "train.steps=4000",
             "workers.min=1",
             "workers.max=2",
             "queue.priority=-1",
@@ -389,7 +391,7 @@ fn the_job_of_higher_priority_preempts_and_the_lower_one_goes_on_by_itself() {
     }
     let metrics = bench.path("coordinator").join("jobs").join(&low);
     let metrics = std::fs::read_to_string(metrics.join("metrics.jsonl")).unwrap();
-    assert_one_history(&lines(&metrics), 2500);
+    assert_one_history(&lines(&metrics), 4000);
 }
 
 #[test]
