@@ -52,6 +52,8 @@ pub enum Command {
     Jobs(commands::jobs::Args),
     /// Show where a job stands
     Status(commands::status::Args),
+    /// Wait until a job is over
+    Wait(commands::wait::Args),
     /// Show what happened to a job, and why
     Events(commands::events::Args),
     /// Show what a job's workers wrote

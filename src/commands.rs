@@ -19,3 +19,4 @@ pub mod status;
 pub mod stop;
 pub mod submit;
 pub mod uncordon;
+pub mod wait;

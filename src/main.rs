@@ -59,6 +59,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Submit(args) => commands::submit::run(args).await,
         Command::Jobs(args) => commands::jobs::run(args).await,
         Command::Status(args) => commands::status::run(args).await,
+        Command::Wait(args) => commands::wait::run(args).await,
         Command::Events(args) => commands::events::run(args).await,
         Command::Logs(args) => commands::logs::run(args).await,
         Command::Stop(args) => commands::stop::run(args).await,

@@ -9,3 +9,4 @@ mod recovery;
 mod resume;
 mod run;
 mod support;
+mod wait;
