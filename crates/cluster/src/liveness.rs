@@ -123,6 +123,12 @@ impl JobTurn<'_> {
             .filter(|_| self.job.phase == Phase::Active && self.job.rank_of(worker).is_some());
         let alive_since = |since: Monotonic| proven_at.map_or(since, |proven| since.max(proven));
         let Some(attached_at) = view.attached_at else {
+            // It holds nothing yet, and another node may have a slot: its agent may have left before it heard of it.
+            if let Some(lost_at) = view.node_lost_at
+                && self.ran_out(lost_at, options.node_silence_bound)
+            {
+                return Some("had not attached when its node's agent went out of reach".into());
+            }
             let late = self.ran_out(alive_since(view.since), options.start_bound);
             return late
                 .then(|| format!("did not attach within {} s", options.start_bound.as_secs()));

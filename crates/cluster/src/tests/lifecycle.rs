@@ -482,3 +482,30 @@ fn a_coordinator_that_is_cut_off_itself_takes_nobody_for_dead_soon() {
     world.wait(20);
     assert_eq!(world.generation(), 1);
 }
+
+#[test]
+fn a_worker_whose_agent_left_before_it_was_started_is_placed_elsewhere_soon() {
+    let mut world = World::new();
+    world.add_node("a", 1);
+    world.add_node("b", 1);
+    world.submit(1, spec(20, 2, 2));
+    while world.workers.len() < 2 {
+        let event = world.next_event(0).unwrap();
+        world.feed(event);
+    }
+    // An agent that is ending starts nothing any more, and says nothing of it either.
+    let there = |fake: &&FakeWorker| fake.node == NodeName::from("b");
+    let never = world.workers.values().find(there).unwrap().id.clone();
+    world.workers.remove(&never);
+    world.disconnect_agent(&NodeName::from("b"));
+    world.add_node("c", 1);
+    world.deliver();
+    assert_eq!(world.generation(), 0);
+    world.wait(4);
+    world.run_to(3);
+    let on_c = world
+        .workers
+        .values()
+        .any(|fake| fake.node == NodeName::from("c"));
+    assert!(on_c, "{:?}", world.status());
+}
