@@ -52,7 +52,7 @@ proptest! {
         // A second segment, opened midway where the first one stands, with half the slots or as many.
         let half = slots.div_ceil(2);
         let (first_steps, second_batch) = match slots % 2 {
-            0 => (steps / 2, half * micro_batch),
+            0 if steps > 1 => (steps / 2, half * micro_batch),
             _ => (steps, global_batch),
         };
         let turn = first_steps * u64::from(global_batch);
