@@ -20,6 +20,8 @@ use crate::{
 
 /// How often it is looked whether a shim has its worker started: shims do so within milliseconds.
 const START_POLL: Duration = Duration::from_millis(3);
+/// Pause after a look that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The workers of this node, each with a shim that starts it and keeps its exit status, and a thread that waits for that.
 ///
@@ -98,34 +100,22 @@ impl Supervisor {
             changed: watch::Sender::new(0),
         });
         for left in found {
-            supervisor.adopt(left);
+            supervisor.adopt(left)?;
         }
         Ok(supervisor)
     }
 
-    fn adopt(self: &Arc<Self>, directory: WorkerDir) {
-        let order = match directory.order() {
-            Ok(order) => order,
-            Err(error) => {
-                // Its agent died before it could start anything there.
-                let path = directory.path().display();
-                tracing::warn!(directory = %path, %error, "nothing was started here; removing it");
-                return directory.remove();
-            }
+    fn adopt(self: &Arc<Self>, directory: WorkerDir) -> io::Result<()> {
+        let Some(order) = directory.left_order()? else {
+            directory.remove();
+            return Ok(());
         };
-        let stage = Stage::Starting {
-            wanted: Wanted::Alive,
-        };
-        let entry = Entry {
-            job: order.job.clone(),
-            slot: order.slot,
-            stage,
-        };
+        let entry = Entry::new(&order.job, order.slot, Wanted::Alive);
         self.lock().workers.insert(order.worker.clone(), entry);
         tracing::info!(worker = %order.worker, slot = order.slot, "taking over from an earlier agent");
         let watch =
             move |supervisor: &Self, worker: &str| supervisor.watch(worker, &directory, None);
-        self.in_thread(&order.worker, order.slot, watch);
+        self.in_thread(&order.worker, order.slot, watch)
     }
 
     /// Wakes at each change of the table.
@@ -150,14 +140,8 @@ impl Supervisor {
         });
         let occupant = table.workers.iter().find(|(_, entry)| entry.slot == slot);
         let refusal = occupant.map(|(other, _)| format!("slot {slot} still runs worker {other}"));
-        let (worker, job) = (launch.worker.clone(), launch.job.clone());
-        let entry = Entry {
-            job,
-            slot,
-            stage: Stage::Starting {
-                wanted: Wanted::Alive,
-            },
-        };
+        let worker = launch.worker.clone();
+        let entry = Entry::new(&launch.job, slot, Wanted::Alive);
         table.workers.insert(worker.clone(), entry);
         drop(table);
         if let Some(reason) = refusal {
@@ -174,7 +158,12 @@ impl Supervisor {
                 ),
             }
         };
-        self.in_thread(&worker, slot, begin);
+        if let Err(error) = self.in_thread(&worker, slot, begin) {
+            self.end(
+                &worker,
+                not_started(format!("no thread to watch it: {error}")),
+            );
+        }
     }
 
     /// The thread ends with the worker; [`Supervisor::close`] ends the worker.
@@ -183,18 +172,13 @@ impl Supervisor {
         worker: &str,
         slot: u32,
         job: impl FnOnce(&Self, &str) + Send + 'static,
-    ) {
+    ) -> io::Result<()> {
         let (supervisor, name) = (Arc::clone(self), worker.to_owned());
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name(format!("worker-slot-{slot}"))
             .stack_size(256 << 10)
-            .spawn(move || job(&supervisor, &name));
-        if let Err(error) = thread {
-            self.end(
-                worker,
-                not_started(format!("no thread to watch it: {error}")),
-            );
-        }
+            .spawn(move || job(&supervisor, &name))
+            .map(drop)
     }
 
     fn directory_of(&self, worker: &str) -> WorkerDir {
@@ -203,14 +187,7 @@ impl Supervisor {
 
     /// Records a worker that cannot be started at all.
     pub(crate) fn refuse(&self, start: &StartWorker, reason: String) {
-        let stage = Stage::Starting {
-            wanted: Wanted::Dead,
-        };
-        let entry = Entry {
-            job: start.job_id.clone(),
-            slot: start.slot,
-            stage,
-        };
+        let entry = Entry::new(&start.job_id, start.slot, Wanted::Dead);
         let mut table = self.lock();
         if table.workers.contains_key(&start.worker_id) {
             return;
@@ -296,40 +273,48 @@ impl Supervisor {
 
     /// Waits for a worker's start and its end. `shim` is given where this process is its parent.
     fn watch(&self, worker: &str, directory: &WorkerDir, shim: Option<Child>) {
-        let exit = self
-            .follow(worker, directory, shim)
-            .unwrap_or_else(|error| Exit {
-                stderr_tail: format!(
-                    "what became of it is not known: {}: {error}",
-                    directory.path().display()
-                ),
-                ..Exit::default()
-            });
+        // Until all are certainly gone the slot is not empty, so what cannot be seen now is looked at again.
+        while let Err(error) = self.follow(worker, directory) {
+            let path = directory.path().display();
+            tracing::warn!(%worker, directory = %path, %error, "cannot see what the worker does; looking again");
+            thread::sleep(LOOK_AGAIN);
+        }
+        if let Some(mut shim) = shim {
+            // It has ended; only its entry in the kernel's table is left.
+            let _ = shim.wait();
+        }
+        let unknown = |stderr_tail: String| Exit {
+            stderr_tail,
+            ..Exit::default()
+        };
+        let exit = match directory.exit() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => unknown(
+                "its shim ended first, and the worker with it; see the worker's log".to_owned(),
+            ),
+            Err(error) => unknown(format!(
+                "its exit status cannot be read: {}: {error}",
+                directory.path().display()
+            )),
+        };
         tracing::info!(%worker, code = exit.code, signal = exit.signal, "worker ended");
         self.end(worker, exit);
     }
 
-    fn follow(&self, worker: &str, directory: &WorkerDir, shim: Option<Child>) -> io::Result<Exit> {
-        let process = loop {
+    /// Returns when shim, worker and all that this started are gone.
+    fn follow(&self, worker: &str, directory: &WorkerDir) -> io::Result<()> {
+        loop {
             // In this order: a shim that has ended has written all that it ever will.
             let deserted = directory.is_deserted()?;
             match directory.running()? {
-                Some(process) => break Some(process),
-                None if deserted => break None,
+                Some(process) => {
+                    self.runs(worker, process);
+                    return directory.wait_until_deserted();
+                }
+                None if deserted => return Ok(()),
                 None => thread::sleep(START_POLL),
             }
-        };
-        if let Some(process) = process {
-            self.runs(worker, process);
         }
-        directory.wait_until_deserted()?;
-        if let Some(mut shim) = shim {
-            shim.wait()?;
-        }
-        Ok(directory.exit()?.unwrap_or_else(|| Exit {
-            stderr_tail: "its shim was killed, and with it the worker; see the worker's log".into(),
-            ..Exit::default()
-        }))
     }
 
     fn runs(&self, worker: &str, process: Process) {
@@ -413,6 +398,14 @@ impl Table {
 }
 
 impl Entry {
+    fn new(job: &str, slot: u32, wanted: Wanted) -> Self {
+        Self {
+            job: job.to_owned(),
+            slot,
+            stage: Stage::Starting { wanted },
+        }
+    }
+
     fn started(&self, worker: &str, pid: u32) -> WorkerStarted {
         WorkerStarted {
             job_id: self.job.clone(),

@@ -80,9 +80,15 @@ impl WorkerDir {
             .split_first()
             .ok_or_else(|| io::Error::other("no shim to start"))?;
         fs::create_dir_all(&self.path)?;
-        self.write(ORDER, order)?;
-        let lock = self.open_lock()?;
+        // Before the order: where there is an order, there is a lock.
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(self.path.join(LOCK))?;
         lock.lock()?;
+        self.write(ORDER, order)?;
         let log = open_log(&order.log)?;
         Command::new(program)
             .args(arguments)
@@ -98,6 +104,21 @@ impl WorkerDir {
     pub(crate) fn order(&self) -> io::Result<Order> {
         self.read(ORDER)?
             .ok_or_else(|| io::Error::other(format!("{} holds no order", self.path.display())))
+    }
+
+    /// The order that an earlier agent gave; `None` where it died before it had given one, so that nothing was started.
+    ///
+    /// # Errors
+    /// If the order cannot be read, and somebody may be there.
+    pub(crate) fn left_order(&self) -> io::Result<Option<Order>> {
+        match self.read(ORDER) {
+            Ok(order) => Ok(order),
+            Err(_) if self.is_deserted().is_ok_and(|deserted| deserted) => Ok(None),
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("{}: {error}", self.path.join(ORDER).display()),
+            )),
+        }
     }
 
     pub(crate) fn write_running(&self, process: Process) -> io::Result<()> {
@@ -139,10 +160,9 @@ impl WorkerDir {
         }
     }
 
+    /// Never makes one: a new file in the place of a lost one would be free, whoever is there.
     fn open_lock(&self) -> io::Result<File> {
         File::options()
-            .create(true)
-            .truncate(false)
             .read(true)
             .write(true)
             .open(self.path.join(LOCK))
@@ -171,4 +191,31 @@ pub(crate) fn open_log(path: &Path) -> io::Result<File> {
         fs::create_dir_all(parent)?;
     }
     File::options().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_directory_is_given_up_only_where_nobody_can_be() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let left = WorkerDir::at(dir.path());
+        assert_eq!(left.left_order().unwrap(), None, "nothing was ordered");
+        fs::write(dir.path().join(ORDER), "{").unwrap();
+        assert!(left.left_order().is_err(), "without a lock, nobody knows");
+        assert!(left.is_deserted().is_err());
+        let lock = File::create(dir.path().join(LOCK)).unwrap();
+        lock.lock().unwrap();
+        let error = left.left_order().unwrap_err();
+        assert!(error.to_string().contains("order.json"), "{error}");
+        assert!(!left.is_deserted().unwrap());
+        drop(lock);
+        assert_eq!(left.left_order().unwrap(), None);
+        // A lost lock is not made again.
+        fs::remove_file(dir.path().join(LOCK)).unwrap();
+        assert!(left.wait_until_deserted().is_err());
+        assert!(!dir.path().join(LOCK).exists());
+    }
 }
