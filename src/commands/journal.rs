@@ -2,7 +2,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use muster_coordinator::{JOURNAL, JournalSummary, backup_journal, check_journal};
-use muster_types::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -32,8 +31,10 @@ enum Command {
 Examples:
   muster journal backup /var/lib/muster /backup/journal-2026-07-01.sqlite
 
-To go back to a copy, stop the coordinator, remove journal.sqlite and the files that begin with that name from its data
-directory, and put the copy there as journal.sqlite.")]
+To go back to a copy, stop the coordinator, remove journal.sqlite and the files that begin with
+that name from its data directory, and put the copy there as journal.sqlite. What was decided
+after the copy is forgotten: checkpoints that were committed since stay, but the job does not
+know of them.")]
     Backup {
         /// The journal, or the coordinator's data directory
         path: PathBuf,
@@ -53,7 +54,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     "path": path,
                     "records": summary.records,
                     "jobs": summary.jobs,
-                    "newest": summary.newest.map(time),
+                    "newest": summary.newest.map(|at| at.to_string()),
                 }));
             }
             output::line(format_args!("{}: {}", path.display(), words(summary)))
@@ -79,13 +80,11 @@ fn journal(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn words(summary: JournalSummary) -> String {
-    let newest = summary.newest.map_or_else(|| "never".to_owned(), time);
+    let newest = summary
+        .newest
+        .map_or_else(|| "never".to_owned(), |at| at.to_string());
     format!(
         "{} records, {} jobs, last written {newest}",
         summary.records, summary.jobs
     )
-}
-
-fn time(at: Timestamp) -> String {
-    at.to_string()
 }
