@@ -68,10 +68,16 @@ pub enum Command {
     Cordon(commands::cordon::Args),
     /// Use a cordoned node again
     Uncordon(commands::uncordon::Args),
+    /// Ask whether a coordinator serves, for probes
+    Health(commands::health::Args),
     /// List, verify and compare checkpoints
     Checkpoint(commands::checkpoint::Args),
     /// Make datasets from text, and look into them
     Data(commands::data::Args),
+    /// Make the certificates by which a coordinator and its callers know each other
+    Certs(commands::certs::Args),
+    /// Make and revoke the tokens by which a coordinator knows its callers
+    Token(commands::token::Args),
     /// Check and copy a coordinator's journal
     Journal(commands::journal::Args),
     /// Show a resolved run spec, or the schema of run specs

@@ -1,75 +1,77 @@
-use std::{error::Error, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
+use muster_access::{Connection, Credentials, Dial, DialError};
 use muster_proto::v1::{ListJobsRequest, job_service_client::JobServiceClient};
-use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::Failure;
 
 /// Where a coordinator listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
 /// The URL of that place.
-pub const DEFAULT_URL: &str = "http://127.0.0.1:7070";
+pub const DEFAULT_URL: &str = "127.0.0.1:7070";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a quiet stream is checked for a coordinator that is gone without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A list of many jobs with many workers is larger than tonic's usual bound.
 const LARGEST_ANSWER_BYTES: usize = 256 << 20;
 
-/// Which coordinator to ask.
+/// Which coordinator to ask, and as whom.
 #[derive(Clone, Debug, Args)]
 pub struct Coordinator {
-    /// The coordinator
+    /// The coordinator, as http://HOST:PORT or https://HOST:PORT; HOST:PORT means https where the credentials know an authority
     #[arg(long = "coordinator", value_name = "URL", env = "MUSTER_COORDINATOR", default_value = DEFAULT_URL)]
     pub url: String,
+    /// Directory of what proves who calls: ca.crt, with tls.crt and tls.key, or with token
+    #[arg(long, value_name = "DIR", env = "MUSTER_CREDENTIALS")]
+    pub credentials: Option<PathBuf>,
 }
 
 /// A connection to a coordinator.
-pub type Client = JobServiceClient<Channel>;
+pub type Client = JobServiceClient<Connection>;
 
 impl Coordinator {
     /// Connects.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        connect(&self.url).await
+        connect(&self.full_url()?, self.credentials.as_deref()).await
+    }
+
+    /// The coordinator's address, with its scheme.
+    pub fn full_url(&self) -> Result<String, Failure> {
+        if self.url.contains("://") || !self.url.contains(':') {
+            return Ok(self.url.clone());
+        }
+        let knows_authority = match &self.credentials {
+            None => false,
+            Some(directory) => Credentials::read(directory, jiff::Timestamp::now())
+                .map_err(Failure::usage)?
+                .knows_authority(),
+        };
+        let scheme = if knows_authority { "https" } else { "http" };
+        Ok(format!("{scheme}://{}", self.url))
     }
 }
 
 /// Connects to the coordinator at `url`.
-pub async fn connect(url: &str) -> Result<Client, Failure> {
-    let full = full_url(url)?;
-    let wrong = |error: tonic::transport::Error| {
-        Failure::usage(format!(
-            "{url:?} is no address of a coordinator: {}",
-            causes(&error)
-        ))
-        .help("give http://HOST:PORT")
-    };
-    let endpoint = Endpoint::from_shared(full.clone())
-        .map_err(wrong)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    let channel = endpoint.connect().await.map_err(|error| {
-        Failure::operation(format!(
-            "cannot reach the coordinator at {full}: {}",
-            causes(&error)
-        ))
-        .help("start one with `muster coordinator`, or name another with --coordinator or MUSTER_COORDINATOR")
-    })?;
-    Ok(JobServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER_BYTES))
+pub async fn connect(url: &str, credentials: Option<&Path>) -> Result<Client, Failure> {
+    let dial = Dial::new(url, credentials).map_err(failure)?;
+    let connection = dial
+        .keep_alive(KEEP_ALIVE)
+        .connect()
+        .await
+        .map_err(failure)?;
+    Ok(JobServiceClient::new(connection).max_decoding_message_size(LARGEST_ANSWER_BYTES))
 }
 
-/// `HOST:PORT` is short for `http://HOST:PORT`.
-pub fn full_url(url: &str) -> Result<String, Failure> {
-    match url.split_once("://") {
-        Some(("http", rest)) if !rest.is_empty() => Ok(url.to_owned()),
-        None if url.contains(':') => Ok(format!("http://{url}")),
-        _ => Err(
-            Failure::usage(format!("{url:?} is no address of a coordinator"))
-                .help("give http://HOST:PORT"),
-        ),
+/// Why a coordinator cannot be called, as a command's failure.
+pub fn failure(error: DialError) -> Failure {
+    match error {
+        DialError::Unreachable { .. } => Failure::operation(error)
+            .help("start one with `muster coordinator`, or name another with --coordinator or MUSTER_COORDINATOR; one with certificates is https://"),
+        _ => Failure::usage(error),
     }
 }
 
@@ -91,20 +93,6 @@ pub fn is_over(state: &str) -> bool {
     matches!(state, "finished" | "failed" | "stopped")
 }
 
-/// An error with all that caused it; tonic's own words leave the causes out.
-fn causes(error: &dyn Error) -> String {
-    let mut words = vec![error.to_string()];
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if words.last() != Some(&text) {
-            words.push(text);
-        }
-        next = cause.source();
-    }
-    words.join(": ")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -112,10 +100,35 @@ mod tests {
 
     #[test]
     fn the_scheme_may_be_left_out() {
-        assert_eq!(full_url("node-1:7070").unwrap(), "http://node-1:7070");
-        assert_eq!(full_url("http://[::1]:7").unwrap(), "http://[::1]:7");
-        for bad in ["", "node-1", "http://", "https://node-1:7070"] {
-            assert!(full_url(bad).is_err(), "{bad}");
+        let full = |url: &str, credentials: Option<&Path>| {
+            let coordinator = Coordinator {
+                url: url.into(),
+                credentials: credentials.map(Path::to_path_buf),
+            };
+            coordinator.full_url().unwrap()
+        };
+        assert_eq!(full("node-1:7070", None), "http://node-1:7070");
+        assert_eq!(full("https://[::1]:7", None), "https://[::1]:7");
+        let dir = tempfile::tempdir().unwrap();
+        muster_access::Secret::new("abc").write(dir.path()).unwrap();
+        assert_eq!(full("node-1:7070", Some(dir.path())), "http://node-1:7070");
+        let validity = muster_access::Validity {
+            from: std::time::SystemTime::now(),
+            days: 1,
+        };
+        muster_access::Authority::create(dir.path(), validity).unwrap();
+        assert_eq!(full("node-1:7070", Some(dir.path())), "https://node-1:7070");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_is_the_users_to_put_right() {
+        for bad in ["", "node-1", "http://", "ftp://node-1:7070"] {
+            let refused = connect(bad, None).await.unwrap_err();
+            assert_eq!(
+                format!("{:?}", refused.report()),
+                format!("{:?}", std::process::ExitCode::from(2)),
+                "{bad}"
+            );
         }
     }
 }

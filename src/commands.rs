@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod agent;
+pub mod certs;
 pub mod checkpoint;
 pub mod config;
 pub mod coordinator;
@@ -8,6 +9,7 @@ pub mod cordon;
 pub mod data;
 pub mod events;
 pub mod generate;
+pub mod health;
 pub mod jobs;
 pub mod journal;
 pub mod logs;
@@ -18,5 +20,6 @@ pub mod shim;
 pub mod status;
 pub mod stop;
 pub mod submit;
+pub mod token;
 pub mod uncordon;
 pub mod wait;

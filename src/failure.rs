@@ -81,6 +81,8 @@ impl From<Status> for Failure {
                 Self::operation(format!("the coordinator went away: {message}"))
                     .help("its jobs go on without it; try again once it is back")
             }
+            (Code::Unauthenticated, message) => Self::operation(message)
+                .help("name the directory of your token or certificate with --credentials or MUSTER_CREDENTIALS"),
             (code, "") => Self::operation(code.description()),
             (_, message) => Self::operation(message),
         }

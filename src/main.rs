@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod commands;
 mod failure;
+mod limits;
 mod logging;
 mod output;
 mod progress;
@@ -67,8 +68,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Cordon(args) => commands::cordon::run(args).await,
         Command::Uncordon(args) => commands::uncordon::run(args).await,
+        Command::Health(args) => commands::health::run(args).await,
         Command::Checkpoint(args) => commands::checkpoint::run(args).await,
         Command::Data(args) => commands::data::run(args).await,
+        Command::Certs(args) => commands::certs::run(args),
+        Command::Token(args) => commands::token::run(args),
         Command::Journal(args) => commands::journal::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,

@@ -17,6 +17,7 @@ use crate::{
 Examples:
   muster agent --coordinator http://head:7070 --name node-1 --data-dir /var/lib/muster
   muster agent --coordinator http://head:7070 --slots 4 --advertise 10.0.0.5
+  muster agent --coordinator https://head:7070 --credentials /etc/muster/node
 
 It ends on Ctrl-C or SIGTERM, and its workers with it, unless --leave-workers is given. Their
 jobs go on with the workers of other nodes; `muster stop` is what ends a job with a checkpoint.
@@ -50,7 +51,7 @@ pub struct Args {
 /// Serves until asked to end.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let url = client::full_url(&args.coordinator.url)?;
+    let url = args.coordinator.full_url()?;
     let name = args.name.unwrap_or_else(host_name);
     let advertise = args.advertise.unwrap_or_else(|| own_address(&url));
     let mut options = Options::new(
@@ -60,6 +61,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         worker_binary::find()?,
         commands::shim::command()?,
     );
+    options.credentials = args.coordinator.credentials;
     options.advertise.clone_from(&advertise);
     options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
     let handle = Agent::start(options).await.map_err(failure)?;
@@ -85,9 +87,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 /// What the agent says, as a command's failure.
 pub fn failure(error: AgentError) -> Failure {
     match error {
-        AgentError::Coordinator { .. } | AgentError::Slots { .. } | AgentError::Name { .. } => {
-            Failure::usage(error)
-        }
+        AgentError::Dial(error) => client::failure(error),
+        AgentError::Slots { .. } | AgentError::Name { .. } => Failure::usage(error),
         AgentError::WorkerBinary { .. } | AgentError::DataDir { .. } | AgentError::Busy { .. } => {
             Failure::operation(error)
         }
@@ -112,8 +113,7 @@ fn host_name() -> String {
 
 /// The address of this machine on the way to the coordinator. Nothing is sent: connecting a datagram socket only picks it.
 fn own_address(url: &str) -> String {
-    let place = url.trim_start_matches("http://");
-    let place = place.split('/').next().unwrap_or(place);
+    let place = muster_access::place(url);
     let find = |local: &str| {
         let socket = UdpSocket::bind(local).ok()?;
         socket.connect(place).ok()?;
@@ -131,6 +131,6 @@ mod tests {
     #[test]
     fn a_coordinator_on_loopback_is_reached_from_loopback() {
         assert_eq!(own_address("http://127.0.0.1:7070"), "127.0.0.1");
-        assert_eq!(own_address("http://127.0.0.1:7070/"), "127.0.0.1");
+        assert_eq!(own_address("https://127.0.0.1:7070/"), "127.0.0.1");
     }
 }

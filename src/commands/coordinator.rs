@@ -2,14 +2,15 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use muster_coordinator::{Coordinator, CoordinatorError, Options, UserQuotas};
 
-use crate::{client::DEFAULT_LISTEN, failure::Failure, output, signals::Signals};
+use crate::{client::DEFAULT_LISTEN, failure::Failure, limits, output, signals::Signals};
 
 /// Arguments of `muster coordinator`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   muster coordinator --data-dir /var/lib/muster
-  muster coordinator --listen 0.0.0.0:7070 --insecure --data-dir /var/lib/muster
+  muster coordinator --listen 0.0.0.0:7070 --tls certs/coordinator --data-dir /var/lib/muster
+  muster coordinator --listen 0.0.0.0:7070 --tokens tokens.toml --data-dir /var/lib/muster
   muster coordinator --user-quota 8 --user-quota anna=16 --data-dir /var/lib/muster
 
 It ends on Ctrl-C or SIGTERM. Agents, workers and jobs go on without it, and find it again when it is back.")]
@@ -20,7 +21,13 @@ pub struct Args {
     /// Holds the journal and the jobs' files
     #[arg(long, value_name = "DIR", default_value = "muster-data/coordinator")]
     data_dir: PathBuf,
-    /// Accept that everyone who reaches the address may submit jobs; needed to listen beyond loopback
+    /// Serve over TLS with the tls.crt and tls.key in DIR; callers prove who they are by certificates of the ca.crt there
+    #[arg(long, value_name = "DIR", env = "MUSTER_TLS")]
+    tls: Option<PathBuf>,
+    /// Callers prove who they are by tokens of this file, which `muster token` writes
+    #[arg(long, value_name = "FILE", env = "MUSTER_TOKENS")]
+    tokens: Option<PathBuf>,
+    /// Accept that everyone who reaches the address may submit jobs; needed beyond loopback without certificates and tokens
     #[arg(long)]
     insecure: bool,
     /// Slots that the jobs of each user may hold, or with NAME=N those of one user; 0: any number. May be repeated
@@ -62,8 +69,11 @@ fn quotas(given: Vec<(Option<String>, u32)>) -> Result<UserQuotas, Failure> {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let mut options = Options::new(args.listen, args.data_dir);
+    options.tls = args.tls;
+    options.tokens = args.tokens;
     options.insecure = args.insecure;
     options.user_quotas = quotas(args.user_quotas)?;
+    limits::raise_open_files();
     let mut handle = Coordinator::start(options).await.map_err(failure)?;
     output::line(format_args!("coordinator: {}", handle.url()))?;
     let outcome = tokio::select! {
@@ -76,7 +86,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 /// What the coordinator says, as a command's failure.
 pub fn failure(error: CoordinatorError) -> Failure {
     match error {
-        CoordinatorError::Exposed { .. } => Failure::usage(error),
+        CoordinatorError::Exposed { .. }
+        | CoordinatorError::Credentials(_)
+        | CoordinatorError::Tokens(_) => Failure::usage(error),
         _ => Failure::operation(error),
     }
 }

@@ -74,7 +74,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Err(error) => return Err(directory.give_up(commands::coordinator::failure(error))),
     };
     let url = coordinator.url();
-    let mut client = client::connect(&url).await?;
+    let mut client = client::connect(&url, None).await?;
     let job = match commands::submit::submit(
         &mut client,
         directory.spec(),

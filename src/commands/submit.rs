@@ -35,7 +35,8 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut spec = args.spec.load()?;
     spec_file::make_paths_absolute(&mut spec)?;
-    if spec.queue.user.is_empty() {
+    // A coordinator that knows who calls says whose the job is.
+    if spec.queue.user.is_empty() && args.coordinator.credentials.is_none() {
         spec.queue.user = login_name();
     }
     let mut client = args.coordinator.connect().await?;

@@ -49,13 +49,14 @@ impl Cluster {
     pub fn kill_and_restart_coordinator(&mut self, bench: &Bench) {
         self.coordinator.signal(Signal::SIGKILL);
         self.coordinator.wait();
-        self.start_coordinator_again(bench);
+        self.start_coordinator_again(bench, &[]);
     }
 
     /// On the same journal and port.
-    pub fn start_coordinator_again(&mut self, bench: &Bench) {
-        let listen = self.url.trim_start_matches("http://").to_owned();
-        (self.coordinator, _) = Self::coordinator(bench, &listen, &[]);
+    pub fn start_coordinator_again(&mut self, bench: &Bench, more: &[&str]) {
+        let url = self.url.clone();
+        let (_, listen) = url.split_once("://").unwrap();
+        (self.coordinator, _) = Self::coordinator(bench, listen, more);
     }
 
     /// An agent that has taken its place. Its workers end with it when it is dropped.

@@ -192,7 +192,7 @@ fn a_journal_in_use_is_checked_and_copied_and_a_coordinator_starts_from_the_copy
         let _ = std::fs::remove_file(bench.path("coordinator").join(name));
     }
     std::fs::copy(&copy, bench.path("coordinator/journal.sqlite")).unwrap();
-    cluster.start_coordinator_again(&bench);
+    cluster.start_coordinator_again(&bench, &[]);
     let end = cluster.ended();
     assert_eq!(
         (&end["state"], &end["step"]),

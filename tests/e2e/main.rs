@@ -1,10 +1,12 @@
 //! Whole jobs: the two binaries as people run them, real processes, real SIGKILL.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
 mod bad_input;
 mod cluster;
 mod durable;
 mod machines;
+mod network;
 mod recovery;
 mod resume;
 mod run;

@@ -23,6 +23,16 @@ thread_local! {
     static NAMESPACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+thread_local! {
+    /// Whose credentials this thread's commands carry.
+    static CREDENTIALS: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+/// Has the commands that this thread starts carry the credentials in a directory.
+pub fn calling_as(credentials: Option<PathBuf>) {
+    CREDENTIALS.set(credentials);
+}
+
 /// Has the commands that this thread starts run in a network namespace.
 pub fn within(namespace: Option<String>) {
     NAMESPACE.set(namespace);
@@ -40,9 +50,19 @@ pub fn muster() -> Command {
         }
     };
     command.stdin(Stdio::null());
-    for name in ["MUSTER_COORDINATOR", "RUST_LOG", "MUSTER_WORKER"] {
+    for name in [
+        "MUSTER_COORDINATOR",
+        "MUSTER_TLS",
+        "MUSTER_TOKENS",
+        "MUSTER_WORKER",
+        "RUST_LOG",
+    ] {
         command.env_remove(name);
     }
+    match CREDENTIALS.with_borrow(Clone::clone) {
+        None => command.env_remove("MUSTER_CREDENTIALS"),
+        Some(directory) => command.env("MUSTER_CREDENTIALS", directory),
+    };
     command
 }
 

@@ -35,7 +35,7 @@ fn wait_tells_by_its_exit_code_how_a_job_ended_and_outlasts_the_coordinator() {
     cluster.coordinator.signal(Signal::SIGKILL);
     waiting.line("the coordinator is away");
     cluster.coordinator.wait();
-    cluster.start_coordinator_again(&bench);
+    cluster.start_coordinator_again(&bench, &[]);
     let agent = Cluster::agent(&bench, &url, "node-a", "1");
     cluster.agents.push(agent);
     assert_eq!(waiting.wait(), Some(0), "{}", waiting.printed());

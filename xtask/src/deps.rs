@@ -28,6 +28,7 @@ const PLACES: &[Place] = &[
         &["muster-spec", "muster-plan", "muster-checkpoint"],
     ),
     Place("muster-proto", Layer::Adapters, &[]),
+    Place("muster-access", Layer::Adapters, &[]),
     Place("muster-store", Layer::Adapters, &[]),
     Place("muster-data", Layer::Adapters, &[]),
     Place("muster-c10d", Layer::Adapters, &[]),

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
+use muster_access::Dial;
 use muster_proto::v1::Slot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::{
     AgentError, Options, SlotsOption,
@@ -48,13 +48,20 @@ impl Agent {
     ///
     /// # Errors
     /// If the worker binary, the coordinator's address, the name, the data directory or the number of slots cannot be used.
-    pub async fn start(options: Options) -> Result<Handle, AgentError> {
+    pub async fn start(mut options: Options) -> Result<Handle, AgentError> {
         check_slots(options.slots)?;
         check_binary(&options.worker_binary)?;
         if !is_plain(&options.name) {
             return Err(AgentError::Name { name: options.name });
         }
-        let endpoint = endpoint(&options.coordinator)?;
+        // Workers run in other directories.
+        if let Some(path) = &mut options.credentials
+            && let Ok(absolute) = fs::canonicalize(&path)
+        {
+            *path = absolute;
+        }
+        let dial = Dial::new(&options.coordinator, options.credentials.as_deref())?;
+        let dial = dial.keep_alive(KEEP_ALIVE);
         // Workers get absolute paths, whatever directory they run in.
         let absolute = |path: &Path| {
             fs::create_dir_all(path)
@@ -80,7 +87,7 @@ impl Agent {
             })?;
         let stop = CancellationToken::new();
         let session = Session {
-            endpoint,
+            dial,
             options,
             directories,
             slots: slots.clone(),
@@ -179,21 +186,4 @@ fn check_binary(path: &Path) -> Result<(), AgentError> {
         true => Ok(()),
         false => Err(wrong("it is not an executable file".into())),
     }
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, AgentError> {
-    let wrong = |reason: &str| AgentError::Coordinator {
-        url: url.into(),
-        reason: reason.into(),
-    };
-    if !url.starts_with("http://") {
-        return Err(wrong("this version speaks http:// only"));
-    }
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| wrong(&e.to_string()))?;
-    Ok(endpoint
-        .connect_timeout(KEEP_ALIVE)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true))
 }

@@ -9,6 +9,7 @@ use crate::{Lifetime, worker_dir::Order};
 pub(crate) struct Launch {
     pub(crate) binary: PathBuf,
     pub(crate) coordinator: String,
+    pub(crate) credentials: Option<PathBuf>,
     pub(crate) advertise: String,
     pub(crate) node: String,
     pub(crate) job: String,
@@ -22,6 +23,8 @@ pub(crate) struct Launch {
     pub(crate) directory: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) lifetime: Lifetime,
+    /// What collectives use; empty: no particular one.
+    pub(crate) interface: String,
 }
 
 /// Whether a slot has its GPU for itself.
@@ -35,7 +38,7 @@ impl Launch {
     /// What the worker's shim is to do.
     pub(crate) fn order(&self) -> Order {
         let on_gpu = self.device.starts_with("cuda");
-        let arguments = [
+        let mut arguments = vec![
             "train".to_owned(),
             "--coordinator".into(),
             self.coordinator.clone(),
@@ -54,6 +57,11 @@ impl Launch {
             // The data directory is the agent's own, made absolute; its name came from a command line.
             self.directory.to_string_lossy().into_owned(),
         ];
+        if let Some(path) = &self.credentials {
+            // Where its secrets lie, not what they are: a process list shows the latter to nobody.
+            arguments.push("--credentials".into());
+            arguments.push(path.to_string_lossy().into_owned());
+        }
         let visible = if on_gpu { &self.slot.gpu_uuid } else { "" };
         let mut environment = BTreeMap::from([
             ("OMP_NUM_THREADS".to_owned(), self.threads.to_string()),
@@ -64,12 +72,17 @@ impl Launch {
             let host = format!("{}-{}", self.node, self.slot.index);
             environment.insert("NCCL_HOSTID".to_owned(), host);
         }
+        if !self.interface.is_empty() {
+            // The equals sign: this one, and none whose name begins with it.
+            let exactly = format!("={}", self.interface);
+            environment.insert("NCCL_SOCKET_IFNAME".to_owned(), exactly);
+        }
         Order {
             job: self.job.clone(),
             worker: self.worker.clone(),
             slot: self.slot.index,
             binary: self.binary.clone(),
-            arguments: arguments.to_vec(),
+            arguments,
             environment,
             log: self.log.clone(),
             bound_to: (self.lifetime == Lifetime::Agent).then(std::process::id),

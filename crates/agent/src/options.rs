@@ -1,10 +1,14 @@
 use std::{io, path::PathBuf};
 
+use muster_access::DialError;
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `http://HOST:PORT` of the coordinator. Workers are given the same.
+    /// `http://HOST:PORT` or `https://HOST:PORT` of the coordinator. Workers are given the same.
     pub coordinator: String,
+    /// Directory of what this node proves itself with. Workers are given the same.
+    pub credentials: Option<PathBuf>,
     /// The node's name; no two connected agents have the same.
     pub name: String,
     /// Host or IP at which other nodes reach this one's workers.
@@ -56,6 +60,7 @@ impl Options {
     ) -> Self {
         Self {
             coordinator: coordinator.into(),
+            credentials: None,
             name: name.into(),
             advertise: "127.0.0.1".into(),
             slots: SlotsOption::Auto,
@@ -81,14 +86,9 @@ pub enum AgentError {
         /// What is wrong.
         reason: String,
     },
-    /// No address.
-    #[error("{url:?} is no address of a coordinator: {reason}; give http://HOST:PORT")]
-    Coordinator {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// The coordinator cannot be called.
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// No place for logs.
     #[error("the data directory {path} cannot be used: {source}")]
     DataDir {

@@ -1,5 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use muster_access::Dial;
 use muster_proto::v1::{
     AgentCommand, AgentHeartbeat, AgentHello, AgentMessage, LogContent, ReadLog, Slot, StartWorker,
     agent_command, agent_message, agent_service_client::AgentServiceClient,
@@ -11,7 +12,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Endpoint};
+use tonic::{Status, Streaming};
 
 use crate::{
     Options,
@@ -32,7 +33,7 @@ const LOG_QUEUE: usize = 4;
 
 /// Talks to the coordinator, over one stream after another.
 pub(crate) struct Session {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) dial: Dial,
     pub(crate) options: Options,
     pub(crate) directories: Directories,
     pub(crate) slots: Vec<Slot>,
@@ -112,14 +113,9 @@ impl Session {
             ReceiverStream::new(log_chunks),
         );
         let open = async {
-            let channel = self.endpoint.connect().await.map_err(|error| {
-                Status::unavailable(format!(
-                    "{} cannot be reached: {}",
-                    self.options.coordinator,
-                    root_cause(&error)
-                ))
-            })?;
-            Ok(AgentServiceClient::new(channel)
+            let connection = self.dial.connect().await;
+            let connection = connection.map_err(|error| Status::unavailable(error.to_string()))?;
+            Ok(AgentServiceClient::new(connection)
                 .session(outbound)
                 .await?
                 .into_inner())
@@ -241,6 +237,7 @@ impl Session {
             coordinator: self.options.coordinator.clone(),
             advertise: self.options.advertise.clone(),
             node: self.options.name.clone(),
+            credentials: self.options.credentials.clone(),
             job: start.job_id.clone(),
             worker: start.worker_id.clone(),
             gpu_sharing,
@@ -254,6 +251,7 @@ impl Session {
             directory,
             log,
             lifetime: self.options.lifetime,
+            interface: start.interface.clone(),
         })
     }
 }
@@ -357,13 +355,4 @@ async fn send_log(
             return;
         }
     }
-}
-
-/// tonic says "transport error"; people need the reason below it.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

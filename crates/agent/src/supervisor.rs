@@ -444,6 +444,7 @@ mod tests {
         Launch {
             binary: "/bin/true".into(),
             coordinator: "http://127.0.0.1:1".into(),
+            credentials: None,
             advertise: "127.0.0.1".into(),
             node: "node-a".into(),
             job: "job".into(),
@@ -460,6 +461,7 @@ mod tests {
             directory: directory.into(),
             log: directory.join(format!("{worker}.log")),
             lifetime: crate::Lifetime::Own,
+            interface: String::new(),
         }
     }
 

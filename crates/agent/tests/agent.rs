@@ -109,6 +109,7 @@ async fn exited(peer: &mut Peer) -> WorkerExited {
 
 fn start(worker: &str, slot: u32) -> agent_command::Kind {
     agent_command::Kind::Start(StartWorker {
+        interface: String::new(),
         job_id: JOB.into(),
         worker_id: worker.into(),
         slot,
@@ -508,7 +509,7 @@ async fn bad_options_are_refused_with_words() {
     );
     let mut bad = good();
     bad.coordinator = "127.0.0.1:1".into();
-    assert!(matches!(error(bad).await, AgentError::Coordinator { .. }));
+    assert!(matches!(error(bad).await, AgentError::Dial(_)));
     let mut bad = good();
     bad.slots = SlotsOption::Count(0);
     assert!(matches!(

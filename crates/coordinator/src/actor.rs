@@ -236,10 +236,11 @@ impl Actor {
                 device,
                 threads,
             } => {
-                self.tell_agent(
-                    node,
-                    convert::start_worker(job, &worker, slot, device, threads),
-                );
+                let submission = self.cluster.submission(job);
+                let interface = submission.map(|it| it.spec.network.interface.clone());
+                let interface = interface.unwrap_or_default();
+                let start = convert::start_worker(job, &worker, slot, device, threads, interface);
+                self.tell_agent(node, start);
             }
             Command::KillWorker {
                 node,

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+use muster_access::{ClientCertificates, ServerTls, TokenFile};
 use muster_cluster::{Cluster, ClusterOptions, Record};
 use muster_store::Journal;
 use muster_types::JobId;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CoordinatorError, Options,
+    access::{Guard, Listener},
     actor::Actor,
     clock::Clock,
     inbox::{Core, Message, Progress},
@@ -32,6 +35,9 @@ use crate::{
 /// How long calls under way may take to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// So long before its end a certificate is worth a warning.
+const RENEW_IN_TIME: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
+
 /// The journal's name in the data directory.
 pub const JOURNAL: &str = "journal.sqlite";
 
@@ -43,6 +49,7 @@ pub struct Coordinator;
 #[derive(Debug)]
 pub struct Handle {
     local_addr: SocketAddr,
+    scheme: &'static str,
     stop: CancellationToken,
     /// What the actor ended with; `None` once that was seen.
     ended: Option<oneshot::Receiver<Result<(), CoordinatorError>>>,
@@ -59,11 +66,26 @@ impl Coordinator {
             listen,
             data_dir,
             job_dir,
+            tls,
+            tokens,
             insecure,
             user_quotas,
         } = options;
-        if !listen.ip().is_loopback() && !insecure {
-            return Err(CoordinatorError::Exposed { listen });
+        let now = Timestamp::now();
+        let tls = tls.map(|dir| ServerTls::read(&dir, now)).transpose()?;
+        let guard = guard(tls.as_ref(), tokens.as_deref())?;
+        if !listen.ip().is_loopback() {
+            if matches!(guard, Guard::Open) && !insecure {
+                return Err(CoordinatorError::Exposed { listen });
+            }
+            if tls.is_none() {
+                tracing::warn!(%listen, "without TLS whoever sees the network reads along, tokens included");
+            }
+        }
+        if let Some(tls) = &tls
+            && tls.not_after() < now + RENEW_IN_TIME
+        {
+            tracing::warn!(at = %tls.not_after(), "the coordinator's certificate expires soon; renew it with `muster certs issue`");
         }
         let dirs = JobDirs {
             data_dir: directory(&data_dir)?,
@@ -105,11 +127,18 @@ impl Coordinator {
             noticed: VecDeque::new(),
         };
         let ended = run(actor, inbox, stop.clone())?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let listener = Listener {
+            listener,
+            tls,
+            stop: stop.clone(),
+        };
         let services = Services {
             core,
             spaces,
             dirs,
             journal: journal_path,
+            guard,
             stop: stop.clone(),
         };
         // Ends when `stop` is cancelled and all calls have ended; a failure is part of what `shutdown` returns.
@@ -117,6 +146,7 @@ impl Coordinator {
         tracing::info!(address = %local_addr, "the coordinator listens");
         Ok(Handle {
             local_addr,
+            scheme,
             stop,
             ended: Some(ended),
             server: Some(server),
@@ -137,7 +167,11 @@ impl Handle {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
-        format!("http://{}", SocketAddr::new(ip, self.local_addr.port()))
+        format!(
+            "{}://{}",
+            self.scheme,
+            SocketAddr::new(ip, self.local_addr.port())
+        )
     }
 
     /// Returns when the coordinator has stopped by itself, which it does only when it cannot go on. Cancel-safe.
@@ -188,6 +222,16 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// Callers have to be known as soon as there is anything to know them by, on loopback too.
+fn guard(tls: Option<&ServerTls>, tokens: Option<&Path>) -> Result<Guard, CoordinatorError> {
+    let certificates = tls.map(ServerTls::client_certificates);
+    Ok(match (tokens, certificates) {
+        (Some(path), _) => Guard::Closed(Arc::new(TokenFile::read(path)?)),
+        (None, Some(ClientCertificates::Known)) => Guard::Closed(Arc::default()),
+        (None, _) => Guard::Open,
+    })
 }
 
 /// Runs the actor on a thread of its own: it waits for the disk, which no thread of the runtime should. The thread ends when

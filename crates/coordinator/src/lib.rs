@@ -3,6 +3,7 @@
 //! One task, the actor, owns the cluster's state and the journal. All others hold a handle on its inbox: services turn
 //! messages into events, effects report back with events, and questions are put to the state in turn.
 
+mod access;
 mod actor;
 mod clock;
 mod convert;

@@ -1,5 +1,6 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use muster_access::{CredentialsError, TokenError};
 use muster_cluster::UserQuotas;
 use muster_store::JournalError;
 
@@ -12,7 +13,11 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Where the files of all jobs go instead: for one job in one process.
     pub job_dir: Option<PathBuf>,
-    /// Accept that everyone who reaches the address may submit jobs. Needed to listen beyond loopback.
+    /// Credentials directory with the coordinator's certificate and key, and with the authority of its callers' certificates.
+    pub tls: Option<PathBuf>,
+    /// The file of tokens that callers may show.
+    pub tokens: Option<PathBuf>,
+    /// Accept that everyone who reaches the address may submit jobs, where neither certificates nor tokens tell who calls.
     pub insecure: bool,
     /// How many slots a user's jobs may hold.
     pub user_quotas: UserQuotas,
@@ -25,6 +30,8 @@ impl Options {
             listen,
             data_dir: data_dir.into(),
             job_dir: None,
+            tls: None,
+            tokens: None,
             insecure: false,
             user_quotas: UserQuotas::default(),
         }
@@ -36,12 +43,18 @@ impl Options {
 pub enum CoordinatorError {
     /// It would be open to others.
     #[error(
-        "{listen} can be reached from other machines, and nothing protects it; listen on 127.0.0.1, or pass --insecure on a network that you trust"
+        "{listen} can be reached from other machines, and nothing tells who calls; name certificates with --tls or tokens with --tokens, listen on 127.0.0.1, or pass --insecure on a network that you trust"
     )]
     Exposed {
         /// The address.
         listen: SocketAddr,
     },
+    /// Its own certificate cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The address cannot be had.
     #[error("cannot listen on {listen}: {source}; free the port or choose another with --listen")]
     Listen {

@@ -5,11 +5,11 @@ use muster_proto::v1::{
     job_service_server::JobServiceServer, store_service_server::StoreServiceServer,
     worker_service_server::WorkerServiceServer,
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 
 use crate::{
+    access::{Guard, GuardLayer, Listener},
     inbox::Core,
     job_files::JobDirs,
     log_router::LogRouter,
@@ -30,6 +30,7 @@ pub(crate) struct Services {
     pub(crate) spaces: Arc<Spaces>,
     pub(crate) dirs: JobDirs,
     pub(crate) journal: PathBuf,
+    pub(crate) guard: Guard,
     pub(crate) stop: CancellationToken,
 }
 
@@ -43,12 +44,13 @@ pub(crate) enum ServeError {
 }
 
 /// Serves until `stop` is cancelled and all calls under way have ended.
-pub(crate) async fn serve(listener: TcpListener, services: Services) -> Result<(), ServeError> {
+pub(crate) async fn serve(listener: Listener, services: Services) -> Result<(), ServeError> {
     let Services {
         core,
         spaces,
         dirs,
         journal,
+        guard,
         stop,
     } = services;
     let logs = Arc::<LogRouter>::default();
@@ -81,8 +83,8 @@ pub(crate) async fn serve(listener: TcpListener, services: Services) -> Result<(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
+        .layer(GuardLayer(guard))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(health_service)
@@ -92,7 +94,7 @@ pub(crate) async fn serve(listener: TcpListener, services: Services) -> Result<(
         .add_service(agents)
         .add_service(workers)
         .add_service(stores)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .serve_with_incoming_shutdown(listener.connections(), stop.cancelled_owned())
         .await?;
     Ok(())
 }

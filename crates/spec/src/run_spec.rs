@@ -29,6 +29,8 @@ pub struct RunSpec {
     pub checkpoint: CheckpointSpec,
     /// How the job waits for slots, and how it gives way.
     pub queue: QueueSpec,
+    /// How workers reach each other.
+    pub network: NetworkSpec,
 }
 
 /// What a run is trained on.
@@ -220,6 +222,15 @@ pub struct QueueSpec {
     pub preempt_grace_seconds: u32,
 }
 
+/// How workers reach each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkSpec {
+    /// Network interface of every node that collectives use, such as `ib0`. Empty: the one of the address that the node's
+    /// agent advertises; NCCL chooses by itself.
+    pub interface: String,
+}
+
 impl Default for RunSpec {
     fn default() -> Self {
         Self {
@@ -233,6 +244,7 @@ impl Default for RunSpec {
             workers: WorkersSpec::default(),
             checkpoint: CheckpointSpec::default(),
             queue: QueueSpec::default(),
+            network: NetworkSpec::default(),
         }
     }
 }

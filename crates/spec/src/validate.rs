@@ -24,6 +24,7 @@ impl RunSpec {
         self.check_batch_and_workers(&mut found);
         self.check_schedule(&mut found);
         self.check_queue(&mut found);
+        self.check_network(&mut found);
         found
     }
 
@@ -128,6 +129,19 @@ impl RunSpec {
             let message = format!("`queue.user` is {user:?}, but it is shown in lists");
             let fix = "give a name without control characters, and without spaces around it";
             found.push(contradiction(&["queue.user"], message, fix.into()));
+        }
+    }
+
+    fn check_network(&self, found: &mut Vec<Contradiction>) {
+        /// What Linux takes (`IFNAMSIZ`, without the zero at the end).
+        const LONGEST: usize = 15;
+        let interface = &self.network.interface;
+        let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | ',' | '^' | '=');
+        if interface.len() > LONGEST || !interface.chars().all(fits) {
+            let message =
+                format!("`network.interface` is {interface:?}, but no interface has such a name");
+            let fix = "give one that `ip link` lists on every node, or leave it empty";
+            found.push(contradiction(&["network.interface"], message, fix.into()));
         }
     }
 

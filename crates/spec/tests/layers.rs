@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use muster_spec::{
-    CheckpointSpec, DataSpec, DeviceKind, Dtype, EvaluationSpec, Format, OptimizerSpec, QueueSpec,
-    RunSpec, ScheduleKind, ScheduleSpec, TrainSpec, WorkersSpec, load, schema, to_toml,
+    CheckpointSpec, DataSpec, DeviceKind, Dtype, EvaluationSpec, Format, NetworkSpec,
+    OptimizerSpec, QueueSpec, RunSpec, ScheduleKind, ScheduleSpec, TrainSpec, WorkersSpec, load,
+    schema, to_toml,
 };
 use proptest::prelude::*;
 
@@ -168,6 +169,7 @@ prop_compose! {
         dtype in prop::sample::select(&[Dtype::Fp32, Dtype::Bf16][..]),
         device in prop::sample::select(&[DeviceKind::Auto, DeviceKind::Cpu, DeviceKind::Cuda][..]),
         uri in prop::sample::select(&["", "runs/a", "file:///mnt/x"][..]),
+        interface in prop::sample::select(&["", "ib0", "enp3s0f1"][..]),
         (priority, user, grace) in (-100..=100i32, "[a-z.@-]{0,9}", 1..=u32::MAX),
     ) -> RunSpec {
         let max = 1 + (max * f64::from(slots - 1)) as u32;
@@ -182,6 +184,7 @@ prop_compose! {
             workers: WorkersSpec { min, max, device, ..WorkersSpec::default() },
             checkpoint: CheckpointSpec { uri: uri.into(), ..CheckpointSpec::default() },
             queue: QueueSpec { priority, user, preempt_grace_seconds: grace },
+            network: NetworkSpec { interface: interface.into() },
             ..RunSpec::default()
         };
         spec.model.heads = heads;

@@ -476,3 +476,16 @@ Error:
   help: give a name without control characters, and without spaces around it
 "#);
 }
+
+#[test]
+fn an_interface_that_cannot_be_one() {
+    insta::assert_snapshot!(wrong(&format!("{DATA}\n[network]\ninterface = \"eth0,eth1\"\n")), @r#"
+  × `network.interface` is "eth0,eth1", but no interface has such a name
+   ╭─[run.toml:5:13]
+ 4 │ [network]
+ 5 │ interface = "eth0,eth1"
+   ·             ───────────
+   ╰────
+  help: give one that `ip link` lists on every node, or leave it empty
+"#);
+}

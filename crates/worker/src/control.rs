@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use muster_access::Connection;
 use muster_proto::v1::{
     self, WorkerCommand, WorkerMessage, worker_command, worker_message::Kind,
     worker_service_client::WorkerServiceClient,
@@ -16,7 +17,6 @@ use muster_proto::v1::{
 use muster_types::{Generation, StateId, Step, WorkerId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::{
@@ -107,10 +107,10 @@ impl Control {
     }
 
     /// Serves until the worker is expelled or done. A coordinator that is away is waited for, with back-off.
-    pub async fn run(mut self, channel: Channel) -> Ended {
+    pub async fn run(mut self, connection: Connection) -> Ended {
         let mut failures = 0;
         loop {
-            match self.stream(&channel, &mut failures).await {
+            match self.stream(&connection, &mut failures).await {
                 StreamEnd::Final(ended) => return ended,
                 StreamEnd::Broken(cause) => {
                     if failures == 0 {
@@ -151,13 +151,13 @@ impl Control {
         }
     }
 
-    async fn stream(&mut self, channel: &Channel, failures: &mut usize) -> StreamEnd {
+    async fn stream(&mut self, connection: &Connection, failures: &mut usize) -> StreamEnd {
         let (sender, receiver) = mpsc::channel(64);
         if sender.send(self.attach()).await.is_err() {
             return StreamEnd::Broken("the outgoing stream is closed".into());
         }
         let mut client =
-            WorkerServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
+            WorkerServiceClient::new(connection.clone()).max_decoding_message_size(64 << 20);
         let mut commands = match client.session(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
             Err(status) => return StreamEnd::Broken(status.message().to_owned()),

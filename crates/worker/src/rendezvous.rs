@@ -2,10 +2,11 @@
 
 use std::{future::Future, time::Duration};
 
+use muster_access::Connection;
 use muster_c10d::{StoreBackend, StoreError};
 use muster_proto::v1::{self, store_service_client::StoreServiceClient};
 use tokio::runtime::Handle;
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status};
 
 /// Between two tries while the coordinator is away.
 const RETRY: Duration = Duration::from_millis(50);
@@ -15,16 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The store of one generation. Its waits end with an error once the generation is over.
 pub struct RendezvousStore {
     runtime: Handle,
-    client: StoreServiceClient<Channel>,
+    client: StoreServiceClient<Connection>,
     scope: v1::StoreScope,
 }
 
 impl RendezvousStore {
     /// Calls run on `runtime`; they are made from threads that are not its own.
-    pub fn new(runtime: Handle, channel: Channel, scope: v1::StoreScope) -> Self {
+    pub fn new(runtime: Handle, connection: Connection, scope: v1::StoreScope) -> Self {
         Self {
             runtime,
-            client: StoreServiceClient::new(channel),
+            client: StoreServiceClient::new(connection),
             scope,
         }
     }
@@ -37,7 +38,7 @@ impl RendezvousStore {
     fn call<T, F>(
         &self,
         timeout: Duration,
-        call: impl Fn(StoreServiceClient<Channel>) -> F,
+        call: impl Fn(StoreServiceClient<Connection>) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<Response<T>, Status>>,

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
+use muster_access::Dial;
 use muster_types::WorkerId;
 use tch::Device;
-use tonic::transport::Endpoint;
 use tracing::{error, info};
 
 use crate::{
@@ -20,12 +20,18 @@ use crate::{
 /// How long what was said last may take to reach the coordinator.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How often a quiet connection is checked for a coordinator that is gone without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 /// What the agent tells a worker.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The coordinator, as http://HOST:PORT
+    /// The coordinator, as http://HOST:PORT or https://HOST:PORT
     #[arg(long)]
     coordinator: String,
+    /// Directory of what this worker proves itself with: ca.crt, tls.crt and tls.key, or token
+    #[arg(long)]
+    credentials: Option<std::path::PathBuf>,
     /// The job to work for
     #[arg(long)]
     job: String,
@@ -96,13 +102,10 @@ pub fn run(arguments: Arguments) -> i32 {
         );
         return 2;
     }
-    let endpoint = match Endpoint::from_shared(arguments.coordinator.clone()) {
-        Ok(endpoint) => endpoint,
+    let dial = match Dial::new(&arguments.coordinator, arguments.credentials.as_deref()) {
+        Ok(dial) => dial.keep_alive(KEEP_ALIVE),
         Err(cause) => {
-            error!(
-                "{} is not a coordinator's URL: {cause}",
-                arguments.coordinator
-            );
+            error!("{cause}");
             return 2;
         }
     };
@@ -117,15 +120,16 @@ pub fn run(arguments: Arguments) -> i32 {
             return 1;
         }
     };
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5));
-    let channel = {
+    let connection = {
         // Connecting lazily needs a runtime at hand.
         let _context = runtime.enter();
-        endpoint.connect_lazy()
+        match dial.connect_lazy() {
+            Ok(connection) => connection,
+            Err(cause) => {
+                error!("{cause}");
+                return 2;
+            }
+        }
     };
     let identity = Identity {
         job: arguments.job,
@@ -140,10 +144,10 @@ pub fn run(arguments: Arguments) -> i32 {
         identity,
         device: arguments.device,
         threads: arguments.threads,
-        channel: channel.clone(),
+        connection: connection.clone(),
         runtime: runtime.handle().clone(),
     };
-    let control = runtime.spawn(control.run(channel));
+    let control = runtime.spawn(control.run(connection));
     let (ended, end) = mpsc::channel();
     let expelled = ended.clone();
     runtime.spawn(async move {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use muster_access::Connection;
 use muster_c10d::{GlooAddress, Group, GroupOptions};
 use muster_data::Dataset;
 use muster_proto::v1::{self, worker_message::Kind};
@@ -15,7 +16,6 @@ use muster_train::Trainer;
 use muster_types::{Generation, Seed, StateId, Step};
 use tch::Device;
 use tokio::runtime::Handle;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::{
@@ -80,7 +80,7 @@ pub struct Surroundings {
     /// CPU threads.
     pub threads: u32,
     /// The way to the coordinator.
-    pub channel: Channel,
+    pub connection: Connection,
     /// The control thread's runtime.
     pub runtime: Handle,
 }
@@ -234,7 +234,7 @@ impl<'a> Worker<'a> {
         let Surroundings {
             identity,
             device,
-            channel,
+            connection,
             runtime,
             ..
         } = self.surroundings;
@@ -248,7 +248,7 @@ impl<'a> Worker<'a> {
         };
         let store = Arc::new(RendezvousStore::new(
             runtime.clone(),
-            channel.clone(),
+            connection.clone(),
             scope,
         ));
         let patience = Duration::from_secs(self.spec.workers.collective_timeout_seconds.into());
@@ -256,7 +256,10 @@ impl<'a> Worker<'a> {
             device: *device,
             timeout: patience,
             form_timeout: patience,
-            address: GlooAddress::Host(identity.collective_address.clone()),
+            address: match self.spec.network.interface.as_str() {
+                "" => GlooAddress::Host(identity.collective_address.clone()),
+                interface => GlooAddress::Interface(interface.to_owned()),
+            },
             ..GroupOptions::new(membership.rank.get(), membership.world_size.get())
         };
         let group = form_group(self.shared, generation, store, &options)?;

@@ -12,6 +12,7 @@ pub(crate) fn start_worker(
     slot: u32,
     device: String,
     threads: u32,
+    interface: String,
 ) -> v1::AgentCommand {
     let start = v1::StartWorker {
         job_id: job.to_string(),
@@ -20,6 +21,7 @@ pub(crate) fn start_worker(
         job_dir: job.to_string(),
         threads,
         device,
+        interface,
     };
     v1::AgentCommand {
         kind: Some(agent_command::Kind::Start(start)),

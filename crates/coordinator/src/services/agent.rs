@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, answers, first, reader};
 use crate::{
+    access::Caller,
     convert,
     inbox::{Core, Message, stopping},
     link::Link,
@@ -30,6 +31,7 @@ impl AgentService for Agents {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = Caller::of(&request)?;
         let mut inbound = request.into_inner();
         let Some(agent_message::Kind::Hello(hello)) = first(&mut inbound).await?.kind else {
             return Err(Status::invalid_argument(
@@ -39,6 +41,7 @@ impl AgentService for Agents {
         let (version, host) = (hello.version.clone(), hello.host.clone());
         let hello = convert::agent_hello(hello)?;
         let node = hello.node.clone();
+        caller.may_speak_for(node.as_str())?;
         let slots = hello.slots.len();
         let session = self.core.new_session();
         let (link, queue, over) = Link::new(session);

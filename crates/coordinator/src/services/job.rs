@@ -20,6 +20,7 @@ use super::{
     logs::Logs,
 };
 use crate::{
+    access::Caller,
     convert,
     inbox::{Core, stopping},
     job_files::JobDirs,
@@ -50,6 +51,15 @@ impl Jobs {
             .read(move |cluster, now| cluster.status(job, now))
             .await?;
         status.map(|status| status.state).ok_or_else(|| gone(job))
+    }
+
+    /// Refuses who may not stop or resume the job.
+    async fn may_change(&self, caller: &Caller, job: JobId) -> Result<(), Status> {
+        let user = self.core.read(move |cluster, _| {
+            let submission = cluster.submission(job);
+            submission.map(|it| it.spec.queue.user.clone())
+        });
+        caller.may_change(&user.await?.ok_or_else(|| gone(job))?)
     }
 
     /// The node of that name, if it was ever here.
@@ -88,6 +98,7 @@ impl JobService for Jobs {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let SubmitRequest { spec_json, job_id } = request.into_inner();
         let job: JobId = match job_id.as_str() {
             "" => JobId::new(Uuid::now_v7()),
@@ -106,11 +117,13 @@ impl JobService for Jobs {
             return Ok(response);
         }
         let dirs = self.dirs.clone();
-        let submission =
+        let mut submission =
             tokio::task::spawn_blocking(move || submission::prepare(&spec_json, job, &dirs))
                 .await
                 .map_err(|error| Status::internal(error.to_string()))?
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let owner = caller.owner(&submission.spec.queue.user)?;
+        submission.spec.queue.user = owner;
         self.core
             .event(Event::Submitted(Box::new(submission)))
             .await?;
@@ -206,11 +219,13 @@ impl JobService for Jobs {
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let StopRequest {
             job_id,
             grace_seconds,
         } = request.into_inner();
         let job = self.core.resolve(&job_id).await?;
+        self.may_change(&caller, job).await?;
         let state = self.state(job).await?;
         if state.is_over() {
             let reason = format!("job {job} is {} already", state.as_str());
@@ -236,7 +251,9 @@ impl JobService for Jobs {
         &self,
         request: Request<ResumeRequest>,
     ) -> Result<Response<ResumeResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let job = self.core.resolve(&request.into_inner().job_id).await?;
+        self.may_change(&caller, job).await?;
         let state = self.state(job).await?;
         if !matches!(state, JobState::Stopped | JobState::Failed) {
             let state = state.as_str();

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, answers, first, reader};
 use crate::{
+    access::Caller,
     convert,
     inbox::{Core, Message},
     link::Link,
@@ -23,6 +24,7 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = Caller::of(&request)?;
         let mut inbound = request.into_inner();
         let event = convert::worker_event(first(&mut inbound).await?)?;
         let Event::Worker {
@@ -37,6 +39,16 @@ impl WorkerService for Workers {
             ));
         };
         let (job, worker) = (*job, worker.clone());
+        let wanted = worker.clone();
+        let node = self.core.read(move |cluster, _| {
+            let mut placed = cluster.placements(job).iter();
+            let found = placed.find(|(placed, _)| *placed == wanted);
+            found.map(|(_, node)| node.clone())
+        });
+        // One that was never placed is told so by the core.
+        if let Some(node) = node.await? {
+            caller.may_speak_for(node.as_str())?;
+        }
         let session = self.core.new_session();
         let (link, queue, over) = Link::new(session);
         self.core
