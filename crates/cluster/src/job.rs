@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Totals that are kept besides those of checkpoints: a live resume falls back by a step at most.
-const KEPT_MARKS: usize = 8;
+pub(crate) const KEPT_MARKS: usize = 8;
 
 /// Which generation business a job is about.
 #[derive(Clone, Debug, PartialEq)]

@@ -35,6 +35,7 @@ mod reshape;
 mod saves;
 mod stance;
 mod status;
+mod superseded;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -49,4 +50,5 @@ pub use event::{AgentHello, Event, Exit, Part, SlotOffer, StepMetrics, Submissio
 pub use options::{ClusterOptions, UserQuotas};
 pub use record::{JobState, OpenCause, Record, RecordKind};
 pub use status::{CheckpointRef, JobStatus, NodeStatus, WorkerState, WorkerStatus};
+pub use superseded::Superseded;
 pub use volatile::Note;

@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use muster_cluster::{Cluster, Command, Event, Order, Record, describe};
+use muster_cluster::{Cluster, Command, Event, Order, Record, Superseded, describe};
 use muster_proto::v1::{AgentCommand, AgentWelcome, WorkerCommand, agent_command};
 use muster_store::Journal;
 use muster_types::{NodeName, WorkerId};
@@ -33,6 +33,8 @@ const TICK_FLOOR: Duration = Duration::from_millis(1);
 /// it, and only then acts on it.
 pub(crate) struct Actor {
     pub(crate) cluster: Cluster,
+    /// Which records each new one makes superfluous.
+    pub(crate) superseded: Superseded,
     pub(crate) journal: Journal<Record>,
     pub(crate) clock: Clock,
     pub(crate) core: Core,
@@ -207,7 +209,12 @@ impl Actor {
         let decision = self.cluster.decide(self.clock.now(), event);
         if !decision.records.is_empty() {
             let entries: Vec<_> = decision.records.iter().map(journal_entry::entry).collect();
-            self.journal.append(&entries)?;
+            let sequences = self.journal.last_sequence() + 1..;
+            let superseded: Vec<_> = sequences
+                .zip(&decision.records)
+                .filter_map(|(sequence, record)| self.superseded.by(sequence, &record.kind))
+                .collect();
+            self.journal.replace(&entries, &superseded)?;
         }
         for record in &decision.records {
             self.cluster.apply(record);

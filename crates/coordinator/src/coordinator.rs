@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use muster_access::{ClientCertificates, ServerTls, TokenFile};
-use muster_cluster::{Cluster, ClusterOptions, Record};
+use muster_cluster::{Cluster, ClusterOptions, Record, Superseded};
 use muster_store::Journal;
 use muster_types::JobId;
 use tokio::{
@@ -91,7 +91,7 @@ impl Coordinator {
             data_dir: directory(&data_dir)?,
             job_dir: job_dir.as_deref().map(directory).transpose()?,
         };
-        let journal = Journal::<Record>::open(dirs.data_dir.join(JOURNAL))?;
+        let mut journal = Journal::<Record>::open(dirs.data_dir.join(JOURNAL))?;
         let journal_path = journal.path().to_path_buf();
         let in_use = |source| CoordinatorError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(in_use)?;
@@ -104,7 +104,7 @@ impl Coordinator {
             user_quotas,
             ..ClusterOptions::default()
         };
-        let cluster = replay(&journal, &files, cluster_options)?;
+        let (cluster, superseded) = replay(&mut journal, &files, cluster_options)?;
 
         let stop = CancellationToken::new();
         let sequence = journal.last_sequence();
@@ -116,6 +116,7 @@ impl Coordinator {
         let spaces = Arc::<Spaces>::default();
         let actor = Actor {
             cluster,
+            superseded,
             journal,
             clock: Clock::start(),
             core: core.clone(),
@@ -263,14 +264,16 @@ fn run(
 
 /// The state that the journal's records make, with the files of jobs that are not over brought up to it.
 fn replay(
-    journal: &Journal<Record>,
+    journal: &mut Journal<Record>,
     files: &JobFiles,
     options: ClusterOptions,
-) -> Result<Cluster, CoordinatorError> {
+) -> Result<(Cluster, Superseded), CoordinatorError> {
     let mut replay = Replay::new(options);
+    let (mut superseded, mut forgettable) = (Superseded::default(), Vec::new());
     let mut records: BTreeMap<JobId, Vec<Record>> = BTreeMap::new();
     journal.replay(|sequence, record| {
         replay.apply(sequence, &record);
+        forgettable.extend(superseded.by(sequence, &record.kind));
         let Some(job) = record.kind.job() else {
             return;
         };
@@ -282,15 +285,17 @@ fn replay(
         }
     })?;
     let cluster = replay.finish(journal.path())?;
+    // What an earlier build has left.
+    journal.replace(&[], &forgettable)?;
     for record in records.values().flatten() {
         files.replayed(record);
     }
     tracing::info!(
-        records = journal.last_sequence(),
+        newest = journal.last_sequence(),
         jobs = cluster.jobs().len(),
         "journal replayed"
     );
-    Ok(cluster)
+    Ok((cluster, superseded))
 }
 
 fn directory(path: &Path) -> Result<std::path::PathBuf, CoordinatorError> {

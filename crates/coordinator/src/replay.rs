@@ -10,7 +10,7 @@ use muster_types::Timestamp;
 /// What a journal holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JournalSummary {
-    /// Records, from 1 without gaps.
+    /// Records that it holds; superseded ones are forgotten.
     pub records: u64,
     /// Jobs, over or not.
     pub jobs: usize,
@@ -69,7 +69,7 @@ pub fn check_journal(path: &Path) -> Result<JournalSummary, JournalError> {
     let mut summary = JournalSummary::default();
     reader.replay(|entry| {
         replay.apply(entry.sequence, &entry.body);
-        summary.records = entry.sequence;
+        summary.records += 1;
         summary.newest = Some(entry.at);
     })?;
     summary.jobs = replay.finish(path)?.jobs().len();

@@ -20,7 +20,7 @@ pub use reader::JournalReader;
 /// One record with what it is looked up by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry<R> {
-    /// Place in the journal, from 1, without gaps. Ignored by [`Journal::append`], which gives the next one.
+    /// Place in the journal, from 1; superseded ones leave their place empty. Ignored by [`Journal::append`], which gives the next one.
     pub sequence: u64,
     /// When it was decided.
     pub at: Timestamp,
@@ -84,6 +84,19 @@ impl<R: Serialize + DeserializeOwned> Journal<R> {
     /// # Errors
     /// If they could not be written; nothing was appended then.
     pub fn append(&mut self, entries: &[Entry<R>]) -> Result<u64, JournalError> {
+        self.replace(entries, &[])
+    }
+
+    /// Appends all entries, in order, and forgets the records with the sequence numbers `superseded`, or does neither. The next
+    /// record tells how many before it were forgotten, so that one that is lost is still missed. The newest record stays.
+    ///
+    /// # Errors
+    /// If that could not be written, or a record to forget is not there, or has none after it.
+    pub fn replace(
+        &mut self,
+        entries: &[Entry<R>],
+        superseded: &[u64],
+    ) -> Result<u64, JournalError> {
         let wrap = |e| JournalError::sqlite(&self.path, e);
         let transaction = self.connection.transaction().map_err(wrap)?;
         let mut next = self.next;
@@ -106,6 +119,9 @@ impl<R: Serialize + DeserializeOwned> Journal<R> {
                 next += 1;
             }
         }
+        for sequence in superseded {
+            forget(&transaction, *sequence).map_err(wrap)?;
+        }
         transaction.commit().map_err(wrap)?;
         self.next = next;
         Ok(self.last_sequence())
@@ -114,7 +130,7 @@ impl<R: Serialize + DeserializeOwned> Journal<R> {
     /// Calls `visit` with every record, oldest first.
     ///
     /// # Errors
-    /// If the journal cannot be read, a record does not parse, or one is missing.
+    /// If the journal cannot be read, a record does not parse, or one is missing that was not superseded.
     pub fn replay(&self, mut visit: impl FnMut(u64, R)) -> Result<(), JournalError> {
         reader::replay(&self.connection, &self.path, |entry| {
             visit(entry.sequence, entry.body);
@@ -127,6 +143,23 @@ impl<R: Serialize + DeserializeOwned> Journal<R> {
     /// If the file cannot be opened.
     pub fn reader(&self) -> Result<JournalReader<R>, JournalError> {
         JournalReader::open(&self.path)
+    }
+}
+
+/// Removes a record, and has the next one say so.
+fn forget(transaction: &Connection, sequence: u64) -> Result<(), rusqlite::Error> {
+    let forgotten: u64 = transaction
+        .prepare_cached("DELETE FROM records WHERE sequence = ?1 RETURNING forgotten")?
+        .query_row([sequence], |row| row.get(0))?;
+    let told = transaction
+        .prepare_cached(
+            "UPDATE records SET forgotten = forgotten + ?2
+             WHERE sequence = (SELECT min(sequence) FROM records WHERE sequence > ?1)",
+        )?
+        .execute([sequence, forgotten + 1])?;
+    match told {
+        0 => Err(rusqlite::Error::QueryReturnedNoRows),
+        _ => Ok(()),
     }
 }
 

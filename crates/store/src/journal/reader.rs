@@ -37,7 +37,7 @@ impl<R: DeserializeOwned> JournalReader<R> {
     /// Calls `visit` with every record, oldest first, as of the beginning of the call.
     ///
     /// # Errors
-    /// If the journal cannot be read, a record does not parse, or one is missing.
+    /// If the journal cannot be read, a record does not parse, or one is missing that was not superseded.
     pub fn replay(&self, visit: impl FnMut(Entry<R>)) -> Result<(), JournalError> {
         replay(&self.connection, &self.path, visit)
     }
@@ -94,7 +94,7 @@ impl<R: DeserializeOwned> JournalReader<R> {
             &self.connection,
             &self.path,
             Which::Job { job, after, limit },
-            |entry| {
+            |entry, _| {
                 found.push(entry);
                 Ok(())
             },
@@ -108,21 +108,26 @@ enum Which {
     Job { job: JobId, after: u64, limit: u32 },
 }
 
-/// Every record, none missing.
+/// Every record, none missing but those that were forgotten.
 pub(super) fn replay<R: DeserializeOwned>(
     connection: &Connection,
     path: &Path,
     mut visit: impl FnMut(Entry<R>),
 ) -> Result<(), JournalError> {
     let mut expected = 1;
-    scan(connection, path, Which::All, |entry| {
-        if entry.sequence != expected {
-            return Err(JournalError::corrupt(
-                path,
-                format!("record {expected} is missing"),
-            ));
+    scan(connection, path, Which::All, |entry, forgotten| {
+        let first_missing = expected + forgotten;
+        if entry.sequence != first_missing {
+            let reason = match entry.sequence > first_missing {
+                true => format!("record {first_missing} is missing"),
+                false => format!(
+                    "record {} counts more forgotten ones than there can be",
+                    entry.sequence
+                ),
+            };
+            return Err(JournalError::corrupt(path, reason));
         }
-        expected += 1;
+        expected = entry.sequence + 1;
         visit(entry);
         Ok(())
     })
@@ -132,7 +137,7 @@ fn scan<R: DeserializeOwned>(
     connection: &Connection,
     path: &Path,
     which: Which,
-    mut visit: impl FnMut(Entry<R>) -> Result<(), JournalError>,
+    mut visit: impl FnMut(Entry<R>, u64) -> Result<(), JournalError>,
 ) -> Result<(), JournalError> {
     let wrap = |e| JournalError::sqlite(path, e);
     let (filter, job, after, limit) = match which {
@@ -149,9 +154,14 @@ fn scan<R: DeserializeOwned>(
     } else {
         &[]
     };
+    // One that is only read keeps the format that it has.
+    let forgotten = match schema::version(connection, path)? {
+        ..2 => "0",
+        _ => "forgotten",
+    };
     let mut statement = connection
         .prepare(&format!(
-            "SELECT sequence, at, job, kind, body FROM records {filter}"
+            "SELECT sequence, at, job, kind, body, {forgotten} FROM records {filter}"
         ))
         .map_err(wrap)?;
     let mut rows = statement.query(parameters).map_err(wrap)?;
@@ -165,13 +175,14 @@ fn scan<R: DeserializeOwned>(
             .map(|text| text.parse())
             .transpose()
             .map_err(|e| damaged(format!("{e}")))?;
-        visit(Entry {
+        let entry = Entry {
             sequence,
             at: Timestamp(row.get(1).map_err(wrap)?),
             job,
             kind: row.get(3).map_err(wrap)?,
             body: serde_json::from_str(&body).map_err(|e| damaged(format!("{e}")))?,
-        })?;
+        };
+        visit(entry, row.get(5).map_err(wrap)?)?;
     }
     Ok(())
 }

@@ -7,7 +7,9 @@ use super::JournalError;
 /// "MSTR": what tells a journal from any other SQLite database.
 const APPLICATION_ID: i64 = 0x4d53_5452;
 /// The format that this build writes, and the newest it reads.
-pub(super) const FORMAT_VERSION: i64 = 1;
+///
+/// 1: records, without gaps. 2: superseded records are forgotten, and the record after them counts them.
+pub(super) const FORMAT_VERSION: i64 = 2;
 
 /// How closely a file is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,16 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), Journa
     connection
         .pragma_update(None, "synchronous", "full")
         .map_err(wrap)?;
+    if !is_empty && version(connection, path)? == 1 {
+        connection
+            .execute_batch(&format!(
+                "BEGIN IMMEDIATE;
+                 ALTER TABLE records ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;
+                 PRAGMA user_version = {FORMAT_VERSION};
+                 COMMIT;"
+            ))
+            .map_err(wrap)?;
+    }
     if is_empty {
         connection
             .execute_batch(&format!(
@@ -45,7 +57,8 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), Journa
                      at INTEGER NOT NULL,
                      job TEXT,
                      kind TEXT NOT NULL,
-                     body TEXT NOT NULL
+                     body TEXT NOT NULL,
+                     forgotten INTEGER NOT NULL DEFAULT 0
                  ) STRICT;
                  CREATE INDEX records_by_job ON records (job, sequence);
                  PRAGMA application_id = {APPLICATION_ID};
@@ -55,6 +68,11 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), Journa
             .map_err(wrap)?;
     }
     Ok(())
+}
+
+/// The format of the journal that is there.
+pub(super) fn version(connection: &Connection, path: &Path) -> Result<i64, JournalError> {
+    pragma(connection, path, "user_version")
 }
 
 fn pragma(connection: &Connection, path: &Path, name: &str) -> Result<i64, JournalError> {
@@ -74,7 +92,7 @@ pub(super) fn check(
             path: path.to_path_buf(),
         });
     }
-    let found = pragma(connection, path, "user_version")?;
+    let found = version(connection, path)?;
     if found > FORMAT_VERSION {
         return Err(JournalError::Newer {
             path: path.to_path_buf(),

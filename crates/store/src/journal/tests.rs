@@ -258,3 +258,70 @@ fn a_reader_finds_what_is_missing() {
         "{error}"
     );
 }
+
+#[test]
+fn what_is_forgotten_is_not_missed_and_what_is_lost_is() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.sqlite");
+    let mut journal = Journal::open(&path).unwrap();
+    let all: Vec<_> = ["a", "b", "c", "d"].map(|text| entry(None, text)).into();
+    journal.append(&all).unwrap();
+    // In whatever order, from the beginning and next to one another.
+    assert_eq!(journal.replace(&[entry(None, "e")], &[2, 1]).unwrap(), 5);
+    assert_eq!(journal.replace(&[], &[3]).unwrap(), 5);
+    let left = [(4, "d".to_owned()), (5, "e".to_owned())];
+    assert_eq!(texts(&journal), left);
+    drop(journal);
+    let mut journal = Journal::open(&path).unwrap();
+    assert_eq!(texts(&journal), left);
+
+    // All or nothing: one that is not there, and one with none after it.
+    for superseded in [[4, 1], [4, 6]] {
+        let error = journal.replace(&[entry(None, "f")], &superseded);
+        assert!(matches!(error, Err(JournalError::Sqlite { .. })));
+        assert_eq!(texts(&journal), left);
+    }
+    let sql = Connection::open(&path).unwrap();
+    for (damage, words) in [
+        (
+            "UPDATE records SET forgotten = 4",
+            "counts more forgotten ones",
+        ),
+        ("UPDATE records SET forgotten = 2", "record 3 is missing"),
+        (
+            "UPDATE records SET forgotten = 0; DELETE FROM records WHERE sequence = 4",
+            "record 1 is missing",
+        ),
+    ] {
+        sql.execute_batch(damage).unwrap();
+        let error = journal.replay(|_, _| {}).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_journal_of_the_first_format_is_read_as_it_is_and_brought_up_when_written() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.sqlite");
+    Journal::open(&path)
+        .unwrap()
+        .append(&[entry(None, "a"), entry(None, "b")])
+        .unwrap();
+    let sql = Connection::open(&path).unwrap();
+    sql.execute_batch("ALTER TABLE records DROP COLUMN forgotten; PRAGMA user_version = 1")
+        .unwrap();
+    let version = || -> i64 {
+        sql.pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap()
+    };
+    let reader = super::JournalReader::<Note>::open(&path).unwrap();
+    reader.check().unwrap();
+    let mut seen = Vec::new();
+    reader.replay(|entry| seen.push(entry.body.text)).unwrap();
+    assert_eq!((seen, version()), (vec!["a".into(), "b".into()], 1));
+
+    let mut journal = Journal::open(&path).unwrap();
+    journal.replace(&[entry(None, "c")], &[1]).unwrap();
+    assert_eq!(texts(&journal), [(2, "b".into()), (3, "c".into())]);
+    assert_eq!(version(), 2);
+}
