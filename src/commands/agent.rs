@@ -1,6 +1,6 @@
 use std::{net::UdpSocket, path::PathBuf, time::Duration};
 
-use muster_agent::{Agent, AgentError, Options, SlotsOption};
+use muster_agent::{Agent, AgentError, Options, Pinning, SlotsOption};
 
 use crate::{
     client::{self, Coordinator},
@@ -42,6 +42,10 @@ pub struct Args {
     /// How long workers may take to end when the agent does; then they are killed
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace: u32,
+    /// Let the kernel move workers over all cores. Otherwise several CPU slots share the cores out, each of one NUMA node where
+    /// that can be, and a worker on a GPU stays near it
+    #[arg(long)]
+    no_pin: bool,
     /// On Ctrl-C or SIGTERM, let the workers train on until the next agent on this data directory takes them over, as for an
     /// upgrade
     #[arg(long)]
@@ -63,6 +67,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     );
     options.credentials = args.coordinator.credentials;
     options.advertise.clone_from(&advertise);
+    if args.no_pin {
+        options.pinning = Pinning::Never;
+    }
     options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
     let handle = Agent::start(options).await.map_err(failure)?;
     let devices: Vec<_> = handle.slots().iter().map(|it| it.device.as_str()).collect();

@@ -16,6 +16,7 @@ use crate::{
     directories::{Directories, is_plain},
     discover_slots,
     session::Session,
+    slots::pins,
     supervisor::Supervisor,
 };
 
@@ -77,6 +78,7 @@ impl Agent {
         };
         let lock = lock(&directories.data_dir)?;
         let slots = discover_slots(options.slots);
+        let pins = pins(options.pinning, &slots);
         let workers = directories.data_dir.join("workers");
         let supervisor =
             Supervisor::open(workers.clone(), options.shim.clone()).map_err(|source| {
@@ -91,6 +93,7 @@ impl Agent {
             options,
             directories,
             slots: slots.clone(),
+            pins,
             supervisor: Arc::clone(&supervisor),
             stop: stop.clone(),
         };

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use muster_proto::v1::Slot;
 
@@ -25,6 +28,8 @@ pub(crate) struct Launch {
     pub(crate) lifetime: Lifetime,
     /// What collectives use; empty: no particular one.
     pub(crate) interface: String,
+    /// Cores that it stays on; none: all.
+    pub(crate) cores: BTreeSet<usize>,
 }
 
 /// Whether a slot has its GPU for itself.
@@ -85,6 +90,7 @@ impl Launch {
             arguments,
             environment,
             log: self.log.clone(),
+            cores: self.cores.clone(),
             bound_to: (self.lifetime == Lifetime::Agent).then(std::process::id),
         }
     }

@@ -1,6 +1,7 @@
 //! The node agent: offers a machine's slots to the coordinator, starts, watches and ends the workers on them.
 
 mod agent;
+mod cores;
 mod directories;
 mod launch;
 mod logs;
@@ -14,5 +15,6 @@ mod supervisor;
 mod worker_dir;
 
 pub use agent::{Agent, Handle};
+pub use cores::Pinning;
 pub use options::{AgentError, Lifetime, Options, SlotsOption};
 pub use slots::discover_slots;

@@ -2,6 +2,8 @@ use std::{io, path::PathBuf};
 
 use muster_access::DialError;
 
+use crate::Pinning;
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -25,6 +27,8 @@ pub struct Options {
     pub shim: Vec<PathBuf>,
     /// How long workers may live.
     pub lifetime: Lifetime,
+    /// Whether they are bound to cores.
+    pub pinning: Pinning,
 }
 
 /// How long workers may live.
@@ -69,6 +73,7 @@ impl Options {
             worker_binary: worker_binary.into(),
             shim,
             lifetime: Lifetime::Own,
+            pinning: Pinning::Slots,
         }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) options: Options,
     pub(crate) directories: Directories,
     pub(crate) slots: Vec<Slot>,
+    /// Cores that the worker of each slot stays on; none: all.
+    pub(crate) pins: Vec<BTreeSet<usize>>,
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) stop: CancellationToken,
 }
@@ -252,6 +254,11 @@ impl Session {
             log,
             lifetime: self.options.lifetime,
             interface: start.interface.clone(),
+            cores: self
+                .pins
+                .get(slot.index as usize)
+                .cloned()
+                .unwrap_or_default(),
         })
     }
 }

@@ -19,6 +19,7 @@ use signal_hook::{
 };
 
 use crate::{
+    cores::stay_on,
     logs,
     process::{Process, pid_of},
     worker_dir::{Exit, Order, WorkerDir, open_log},
@@ -43,6 +44,15 @@ pub fn run(directory: &Path) -> io::Result<()> {
     let order = directory.order()?;
     if let Some(agent) = order.bound_to {
         end_with(agent)?;
+    }
+    if !order.cores.is_empty()
+        && let Err(error) = stay_on(&order.cores)
+    {
+        // Cores may have been taken away since the agent looked.
+        eprintln!(
+            "the worker is not bound to cores {:?}: {error}",
+            order.cores
+        );
     }
     // Before the worker is there, so that its end is not missed.
     let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGHUP])?;

@@ -437,6 +437,8 @@ mod tests {
 
     use muster_proto::v1::Slot;
 
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::launch::GpuSharing;
 
@@ -462,6 +464,7 @@ mod tests {
             log: directory.join(format!("{worker}.log")),
             lifetime: crate::Lifetime::Own,
             interface: String::new(),
+            cores: BTreeSet::new(),
         }
     }
 

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -36,6 +36,9 @@ pub(crate) struct Order {
     pub(crate) environment: BTreeMap<String, String>,
     /// Where the worker's stdout and stderr go.
     pub(crate) log: PathBuf,
+    /// Cores that it stays on; none: all.
+    #[serde(default)]
+    pub(crate) cores: BTreeSet<usize>,
     /// The agent's process, where the worker is to die with it.
     pub(crate) bound_to: Option<u32>,
 }

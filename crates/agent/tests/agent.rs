@@ -523,3 +523,28 @@ async fn bad_options_are_refused_with_words() {
     bad.data_dir = dir.path().join("worker.sh");
     assert!(matches!(error(bad).await, AgentError::DataDir { .. }));
 }
+
+#[tokio::test]
+async fn slots_that_share_a_machine_out_keep_to_their_cores() {
+    let script = r#"sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status > "$(dirname "$0")/cores-$5"; sleep 60"#;
+    let dir = TempDir::new().unwrap();
+    let mut coordinator = FakeCoordinator::start().await;
+    let mut options = options(dir.path(), &coordinator.url, script);
+    options.slots = SlotsOption::Cpu(2);
+    let agent = Agent::start(options).await.unwrap();
+    let mut peer = coordinator.accept().await;
+    hello(&mut peer).await;
+    let mut cores = Vec::new();
+    for (worker, slot) in [("w0", 0), ("w1", 1)] {
+        peer.tell(start(worker, slot)).await;
+        started(&mut peer).await;
+        let path = dir.path().join(format!("cores-{worker}"));
+        let read = || fs::read_to_string(&path).unwrap_or_default();
+        until(|| read().ends_with('\n')).await;
+        cores.push(read());
+    }
+    // On a machine with one core there is nothing to share out.
+    let shared_out = std::thread::available_parallelism().unwrap().get() > 1;
+    assert_eq!(cores[0] != cores[1], shared_out, "{cores:?}");
+    agent.shutdown(Duration::ZERO).await;
+}
