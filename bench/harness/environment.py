@@ -1,4 +1,5 @@
 """What the benchmarks need on the machine: a Python environment for the peers, and one dataset for both sides."""
+
 import hashlib
 import json
 import shutil
@@ -25,9 +26,33 @@ def python():
             step(f"installing PyTorch and torchft for the peers into {target} (3 GB to fetch, 5 GB on disk; once)")
             shutil.rmtree(target, ignore_errors=True)
             call([sys.executable, "-m", "venv", target])
-            call([target / "bin/python", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off", "--quiet", "-r", REQUIREMENTS])
+            call(
+                [
+                    target / "bin/python",
+                    "-m",
+                    "pip",
+                    "install",
+                    "--no-cache-dir",
+                    "--disable-pip-version-check",
+                    "--progress-bar=off",
+                    "--quiet",
+                    "-r",
+                    REQUIREMENTS,
+                ]
+            )
             done.touch()
     return target / "bin/python"
+
+
+def peers(interpreter):
+    """The versions of what the peers run on."""
+    lines = (
+        "import importlib.metadata, platform, torch",
+        "print('Python', platform.python_version())",
+        "print('torch', torch.__version__)",
+        "print('torchft-nightly', importlib.metadata.version('torchft-nightly'))",
+    )
+    return ", ".join(call([interpreter, "-c", "\n".join(lines)]).splitlines())
 
 
 def dataset(root, muster):
@@ -36,7 +61,20 @@ def dataset(root, muster):
     if not (target / "index.json").exists():
         step(f"preparing {target.relative_to(root)}")
         target.parent.mkdir(exist_ok=True)
-        call([muster, "data", "prepare", "--tokenizer", "train-bpe:8192", "--validation-fraction", "0.05", "--out", target, text.install()])
+        call(
+            [
+                muster,
+                "data",
+                "prepare",
+                "--tokenizer",
+                "train-bpe:8192",
+                "--validation-fraction",
+                "0.05",
+                "--out",
+                target,
+                text.install(),
+            ]
+        )
     index = json.loads((target / "index.json").read_text())
     shards = index["splits"]["train"]["shards"]
     if index["dtype"] != "u16" or index["vocab_size"] != 8192 or len(shards) != 1:

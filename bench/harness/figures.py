@@ -1,4 +1,5 @@
 """What is computed from what was observed. Nothing here touches a process or a file."""
+
 import statistics
 
 

@@ -1,4 +1,5 @@
 """What the machine is, and how much of it others use."""
+
 import os
 import platform
 import resource

@@ -1,5 +1,7 @@
 """Muster's side of each figure."""
+
 import json
+import math
 import os
 import re
 import signal
@@ -9,7 +11,7 @@ import time
 from datetime import datetime
 
 from harness import figures
-from harness.processes import JsonLines, Processes, RunFailed, environment, wait_for
+from harness.processes import JsonLines, Processes, RunFailed, enough, environment, wait_for
 
 # Longer than any start takes, even on a busy machine.
 PATIENCE = 120
@@ -25,9 +27,9 @@ class Muster:
     def __init__(self, bench):
         self.bench = bench
 
-    def command(self, case, steps):
+    def settings(self, case, steps):
         """The settings of a case, as arguments."""
-        settings = {
+        keys = {
             "data.path": self.bench.dataset,
             "train.steps": steps,
             "train.global_batch": case.global_batch,
@@ -35,19 +37,30 @@ class Muster:
             "workers.max": case.workers,
             "workers.threads": case.threads,
         }
-        return [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
+        return [argument for key, value in keys.items() for argument in ("--set", f"{key}={value}")]
 
     def run(self, processes, case, steps):
         """Starts `muster run`; gives the process and its step log."""
         out = processes.directory / "run"
-        command = [self.bench.muster, "run", "bench/nano.toml", "--workers", case.workers, "--out", out, *self.command(case, steps)]
+        command = [
+            self.bench.muster,
+            "run",
+            "bench/nano.toml",
+            "--workers",
+            case.workers,
+            "--out",
+            out,
+            *self.settings(case, steps),
+        ]
         self.bench.commands.append(command)
         process = processes.start("output", command)
         return process, step_log(out / "metrics.jsonl")
 
     def ask(self, url, command):
         arguments = [self.bench.muster, command, "--coordinator", url, "-o", "json"]
-        done = subprocess.run(arguments, cwd=self.bench.root, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(
+            arguments, cwd=self.bench.root, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
         if done.returncode != 0:
             raise RunFailed(f"muster {command}: {done.stderr.strip()[:200]}")
         return done.stdout
@@ -58,15 +71,20 @@ class Muster:
     def throughput(self, case, steps, warmup):
         with self.processes() as processes:
             process, log = self.run(processes, case, warmup + steps)
-            wait_for("the last step", lambda: log.read() if len(log.read()) >= warmup + steps else None, [process], PATIENCE + 10 * (warmup + steps), 0.02)
+            wait_for(
+                "the last step",
+                lambda: enough(log.read(), warmup + steps),
+                [process],
+                PATIENCE + 10 * (warmup + steps),
+                0.02,
+            )
             if process.wait(PATIENCE) != 0:
                 raise RunFailed(f"muster run ended with status {process.returncode}")
             lines = log.lines
             return {
                 "tokens_per_second": figures.rate([line["seen"] for line in lines], lines[0]["tokens"], warmup),
                 "step_ms": statistics.median(line["step_ms"] for line in lines[warmup:]),
-                "first_loss": lines[0]["loss"],
-                "last_loss": lines[-1]["loss"],
+                "loss": lines[-1]["loss"],
                 "parameters": parameters(processes.directory / "run"),
             }
 
@@ -81,14 +99,46 @@ class Muster:
 
     def submit(self, case):
         with self.processes() as processes:
-            coordinator = processes.start("coordinator", [self.bench.muster, "coordinator", "--listen", "127.0.0.1:0", "--data-dir", processes.directory / "coordinator-data"])
+            coordinator = processes.start(
+                "coordinator",
+                [
+                    self.bench.muster,
+                    "coordinator",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--data-dir",
+                    processes.directory / "coordinator-data",
+                ],
+            )
             url = url_of(coordinator)
-            agent = processes.start("agent", [self.bench.muster, "agent", "--coordinator", url, "--slots", case.workers, "--name", "bench", "--data-dir", processes.directory / "agent-data"])
+            agent = processes.start(
+                "agent",
+                [
+                    self.bench.muster,
+                    "agent",
+                    "--coordinator",
+                    url,
+                    "--slots",
+                    case.workers,
+                    "--name",
+                    "bench",
+                    "--data-dir",
+                    processes.directory / "agent-data",
+                ],
+            )
             both = [coordinator, agent]
-            slots = lambda: sum(node["slots"] for node in json.loads(self.ask(url, "nodes"))) or None
-            wait_for("the agent had joined", slots, both, PATIENCE, 0.1)
+            wait_for("the agent had joined", lambda: json.loads(self.ask(url, "nodes")) or None, both, PATIENCE, 0.1)
             time.sleep(1)
-            command = [self.bench.muster, "submit", "bench/nano.toml", "--coordinator", url, "-o", "json", *self.command(case, 100_000)]
+            command = [
+                self.bench.muster,
+                "submit",
+                "bench/nano.toml",
+                "--coordinator",
+                url,
+                "-o",
+                "json",
+                *self.settings(case, 100_000),
+            ]
             self.bench.commands.append(command)
             begun = time.time()
             submit = processes.start("submit", command)
@@ -99,13 +149,18 @@ class Muster:
             log = step_log(processes.directory / "coordinator-data" / "jobs" / job / "metrics.jsonl")
             first = wait_for("the first step", lambda: next(iter(log.read()), None), both, PATIENCE)
             stages = stages_of(self.events(url), begun)
-            return {"acknowledged_s": acknowledged, "running_s": stages["training"], "first_step_s": first["seen"] - begun, "stages": stages}
+            return {
+                "acknowledged_s": acknowledged,
+                "running_s": stages["training"],
+                "first_step_s": first["seen"] - begun,
+                "stages": stages,
+            }
 
     def recovery(self, case, phase):
         with self.processes() as processes:
             process, log = self.run(processes, case, 100_000)
             url = url_of(process)
-            wait_for("it had trained", lambda: log.read() if len(log.read()) >= case.kill_after else None, [process], PATIENCE)
+            wait_for("it had trained", lambda: enough(log.read(), case.kill_after), [process], PATIENCE)
             ranks = {worker["rank"]: worker["pid"] for worker in json.loads(self.ask(url, "status"))["workers"]}
             stamps = [line["seen"] for line in log.lines]
             usual = figures.usual_step(stamps)
@@ -114,10 +169,19 @@ class Muster:
 
             def world_of(generation):
                 if generation not in worlds:
-                    worlds.update((event["generation"], event["world_size"]) for event in self.events(url) if event["kind"] == "generation_formed")
+                    worlds.update(
+                        (event["generation"], event["world_size"])
+                        for event in self.events(url)
+                        if event["kind"] == "generation_formed"
+                    )
                 return worlds[generation]
 
-            found = wait_for("its world was full again", lambda: figures.muster_recovery(log.read(), world_of, case.workers, killed_at), [process], HANGS_AFTER)
+            found = wait_for(
+                "its world was full again",
+                lambda: figures.muster_recovery(log.read(), world_of, case.workers, killed_at),
+                [process],
+                HANGS_AFTER,
+            )
             stages = stages_of([event for event in self.events(url) if instant(event) > killed_at], killed_at)
             interrupt(process)
             return {**found, "usual_step_s": usual, "stages": stages}
@@ -143,7 +207,12 @@ def step_log(path):
 
 
 def url_of(process):
-    return wait_for("it said where it listens", lambda: next(iter(re.findall(r"http://127\.0\.0\.1:\d+", process.log.read_text())), None), [process], PATIENCE)
+    return wait_for(
+        "it said where it listens",
+        lambda: next(iter(re.findall(r"http://127\.0\.0\.1:\d+", process.log.read_text())), None),
+        [process],
+        PATIENCE,
+    )
 
 
 def interrupt(process):
@@ -163,7 +232,16 @@ def stages_of(events, begun):
     for event in events:
         name = event["state"] if event["kind"] == "state" else event["kind"]
         stages.setdefault(name, instant(event) - begun)
-    wanted = ("submit", "worker_exit", "worker_start", "worker_attach", "generation_opened", "generation_formed", "training", "first_step")
+    wanted = (
+        "submit",
+        "worker_exit",
+        "worker_start",
+        "worker_attach",
+        "generation_opened",
+        "generation_formed",
+        "training",
+        "first_step",
+    )
     return {name: stages[name] for name in wanted if name in stages}
 
 
@@ -171,10 +249,4 @@ def parameters(out):
     """Numbers in the model of the newest checkpoint."""
     manifest = json.loads(max(out.glob("checkpoints/*/*/manifest.json")).read_text())
     tensors = [tensor for file in manifest["files"] for tensor in file["tensors"] if tensor["name"].startswith("model.")]
-    count = 0
-    for tensor in tensors:
-        size = 1
-        for extent in tensor["shape"]:
-            size *= extent
-        count += size
-    return count
+    return sum(math.prod(tensor["shape"]) for tensor in tensors)

@@ -1,11 +1,12 @@
 """The Python peers' side of each figure."""
+
 import socket
 import statistics
 import time
 
 from harness import figures
 from harness.ours import HANGS_AFTER, PATIENCE, kill
-from harness.processes import JsonLines, Processes, RunFailed, last_words, wait_for
+from harness.processes import JsonLines, Processes, RunFailed, enough, last_words, wait_for
 
 
 class Peer:
@@ -18,7 +19,16 @@ class Peer:
         return Processes(self.bench.root, self.bench.fresh_directory())
 
     def arguments(self, processes, case):
-        return ["--tokens", self.bench.tokens, "--out", processes.directory, "--batch", case.micro_batch, "--threads", case.threads]
+        return [
+            "--tokens",
+            self.bench.tokens,
+            "--out",
+            processes.directory,
+            "--batch",
+            case.micro_batch,
+            "--threads",
+            case.threads,
+        ]
 
     def logs(self, processes, case):
         return [JsonLines(processes.directory / f"log.{rank}.jsonl") for rank in range(case.workers)]
@@ -35,7 +45,13 @@ class Torchrun(Peer):
         if case.workers == 1:
             command = [self.bench.python, "bench/peers/train_ddp.py"]
         else:
-            command = [self.bench.python.parent / "torchrun", "--standalone", f"--nproc-per-node={case.workers}", *launcher, "bench/peers/train_ddp.py"]
+            command = [
+                self.bench.python.parent / "torchrun",
+                "--standalone",
+                f"--nproc-per-node={case.workers}",
+                *launcher,
+                "bench/peers/train_ddp.py",
+            ]
         command += [*self.arguments(processes, case), "--dtype", case.dtype, *more]
         self.bench.commands.append(command)
         return processes.start("output", command, OMP_NUM_THREADS=str(case.threads)), self.logs(processes, case)
@@ -53,10 +69,9 @@ class Torchrun(Peer):
             return {
                 "tokens_per_second": figures.rate(stamps, case.global_batch * case.context, warmup),
                 "step_ms": 1e3 * figures.usual_step(stamps[warmup - 1 :]),
-                "first_loss": first_loss(logs),
-                "last_loss": statistics.mean(steps_of(log.read())[-1]["loss"] for log in logs),
+                # Each rank knows its own samples' loss only.
+                "loss": statistics.mean(steps_of(log.read())[-1]["loss"] for log in logs),
                 "parameters": built["parameters"],
-                "torch": built["torch"],
             }
 
     def startup(self, case):
@@ -64,7 +79,12 @@ class Torchrun(Peer):
             begun = time.time()
             process, logs = self.start(processes, case)
             # Of the ranks the one that is first, as with Muster.
-            first = wait_for("the first step", lambda: min((line["at"] for log in logs for line in steps_of(log.read())), default=None), [process], PATIENCE)
+            first = wait_for(
+                "the first step",
+                lambda: min((line["at"] for log in logs for line in steps_of(log.read())), default=None),
+                [process],
+                PATIENCE,
+            )
             return {"first_step_s": first - begun, "stages": stages_of([line for log in logs for line in log.read()], begun)}
 
     def recovery(self, case, phase):
@@ -74,12 +94,17 @@ class Torchrun(Peer):
             process, logs = self.start(processes, case, *saving, launcher=("--max-restarts=3", "--monitor-interval=0.1"))
             victim = logs[case.workers - 1]
             wanted = self.CHECKPOINT_EVERY + self.CHECKPOINT_EVERY // 2
-            wait_for("it had trained", lambda: steps_of(victim.read()) if len(steps_of(victim.read())) >= wanted else None, [process], PATIENCE)
+            wait_for("it had trained", lambda: enough(steps_of(victim.read()), wanted), [process], PATIENCE)
             stamps = [line["at"] for line in steps_of(victim.lines)]
             usual = figures.usual_step(stamps)
             killed_at = kill(victim.lines[-1]["pid"], stamps[-1], usual, phase)
             events = lambda: [line for log in logs for line in log.read()]
-            found = wait_for("it was past where it had been", lambda: figures.torchrun_recovery(events(), killed_at), [process], HANGS_AFTER)
+            found = wait_for(
+                "it was past where it had been",
+                lambda: figures.torchrun_recovery(events(), killed_at),
+                [process],
+                HANGS_AFTER,
+            )
             stages = stages_of([line for line in events() if line["at"] > killed_at and line["event"] != "step"], killed_at)
             return {**found, "usual_step_s": usual, "stages": stages}
 
@@ -94,21 +119,45 @@ class Torchft(Peer):
     def recovery(self, case, phase):
         with self.processes() as processes:
             address = f"http://127.0.0.1:{free_port()}"
-            command = [self.bench.python.parent / "torchft_lighthouse", "--bind", address.replace("http://127.0.0.1", "[::]"), "--min_replicas", 1,
-                       "--join_timeout_ms", 100, "--quorum_tick_ms", 100, "--heartbeat_timeout_ms", self.heartbeat_timeout_ms]
+            command = [
+                self.bench.python.parent / "torchft_lighthouse",
+                "--bind",
+                address.replace("http://127.0.0.1", "[::]"),
+                "--min_replicas",
+                1,
+                "--join_timeout_ms",
+                100,
+                "--quorum_tick_ms",
+                100,
+                "--heartbeat_timeout_ms",
+                self.heartbeat_timeout_ms,
+            ]
             self.bench.commands.append(command)
             lighthouse = processes.start("lighthouse", command)
             logs = self.logs(processes, case)
 
             def start(group):
-                command = [self.bench.python, "bench/peers/train_torchft.py", "--group", group, "--groups", case.workers,
-                           "--group-timeout", self.group_timeout_s, *self.arguments(processes, case)]
+                command = [
+                    self.bench.python,
+                    "bench/peers/train_torchft.py",
+                    "--group",
+                    group,
+                    "--groups",
+                    case.workers,
+                    "--group-timeout",
+                    self.group_timeout_s,
+                    *self.arguments(processes, case),
+                ]
                 self.bench.commands.append(command)
-                return processes.start(f"output.{group}", command, OMP_NUM_THREADS=str(case.threads), USE_LIBUV="1", TORCHFT_LIGHTHOUSE=address)
+                return processes.start(
+                    f"output.{group}", command, OMP_NUM_THREADS=str(case.threads), USE_LIBUV="1", TORCHFT_LIGHTHOUSE=address
+                )
 
             running = [start(group) for group in range(case.workers)]
-            together = lambda: [line for line in steps_of(logs[-1].read()) if line["committed"] and line["world"] == case.workers]
-            wait_for("it had trained", lambda: together() if len(together()) >= case.kill_after else None, [lighthouse, *running], PATIENCE)
+            together = lambda: [
+                line for line in steps_of(logs[-1].read()) if line["committed"] and line["world"] == case.workers
+            ]
+            wait_for("it had trained", lambda: enough(together(), case.kill_after), [lighthouse, *running], PATIENCE)
             stamps = [line["at"] for line in together()]
             usual = figures.usual_step(stamps)
             victim = running.pop()
@@ -116,17 +165,17 @@ class Torchft(Peer):
             victim.wait()
             running.append(start(case.workers - 1))
             replacement = lambda: [line for line in logs[-1].read() if line["pid"] == running[-1].pid]
-            found = wait_for("its world was full again", lambda: figures.torchft_recovery(logs[0].read(), replacement(), case.workers, killed_at),
-                             [lighthouse, *running], HANGS_AFTER)
+            found = wait_for(
+                "its world was full again",
+                lambda: figures.torchft_recovery(logs[0].read(), replacement(), case.workers, killed_at),
+                [lighthouse, *running],
+                HANGS_AFTER,
+            )
             return {**found, "usual_step_s": usual, "stages": stages_of(replacement(), killed_at)}
 
 
 def steps_of(lines):
     return [line for line in lines if line["event"] == "step"]
-
-
-def first_loss(logs):
-    return statistics.mean(steps_of(log.read())[0]["loss"] for log in logs)
 
 
 def stages_of(lines, begun):

@@ -1,4 +1,5 @@
 """Processes of one run: started, watched, and all gone afterwards, whatever happens."""
+
 import ctypes
 import json
 import os
@@ -8,7 +9,20 @@ import time
 
 PR_SET_CHILD_SUBREAPER = 36
 # What would make a benchmarked process behave in another way than the command line says.
-FOREIGN = ("MUSTER_", "RUST_LOG", "TORCH", "NCCL_", "GLOO_", "OMP_", "MKL_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "PYTHON")
+FOREIGN = (
+    "MUSTER_",
+    "RUST_LOG",
+    "TORCH",
+    "NCCL_",
+    "GLOO_",
+    "OMP_",
+    "MKL_",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "MASTER_",
+    "PYTHON",
+)
 
 
 class RunFailed(Exception):
@@ -55,8 +69,13 @@ class Processes:
         """Starts a command in a session of its own; its output goes to the file `name` of the directory."""
         with open(self.directory / name, "ab") as output:
             process = subprocess.Popen(
-                [str(part) for part in command], cwd=self.root, env=environment(**more), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                [str(part) for part in command],
+                cwd=self.root,
+                env=environment(**more),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         process.log = self.directory / name
         self.started.append(process)
@@ -93,6 +112,11 @@ def wait_for(what, found, processes, seconds, pause=0.005):
         if time.monotonic() > end:
             raise RunFailed(f"hung: {seconds:.0f} s passed before {what}")
         time.sleep(pause)
+
+
+def enough(lines, count):
+    """The lines, once there are so many."""
+    return lines if len(lines) >= count else None
 
 
 def last_words(path):

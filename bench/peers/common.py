@@ -1,4 +1,5 @@
 """What both training scripts share: model, data, settings and a log of what happened when."""
+
 import argparse
 import json
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 # The model whose losses `bench/reference` compares with Muster's.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
-from gpt import GPT, SIZES, Tokens, make_optim  # noqa: E402,F401
+from gpt import GPT, SIZES, Tokens, make_optim
 
 NANO = SIZES["nano"]
 

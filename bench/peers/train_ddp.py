@@ -3,6 +3,7 @@
 Logs each stage and each optimizer step. With --checkpoint-every it saves like a careful user: fsync, then rename; and
 goes on from what it finds there.
 """
+
 import time
 
 STARTED = time.time()
@@ -42,7 +43,7 @@ def main():
     if world > 1:
         net = torch.nn.parallel.DistributedDataParallel(model)
     data = Tokens(options.tokens, NANO["ctx"])
-    log.say("built", parameters=sum(p.numel() for p in model.parameters()), torch=torch.__version__)
+    log.say("built", parameters=sum(p.numel() for p in model.parameters()))
     for step in range(first, options.steps):
         x, y = data.batch(step, options.batch * world, rank, options.batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "bf16"):

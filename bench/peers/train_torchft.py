@@ -2,6 +2,7 @@
 
 Logs each stage, and each try of a step with the number of groups that took part and whether it was committed.
 """
+
 import time
 
 STARTED = time.time()
@@ -51,7 +52,7 @@ def main():
     net = DistributedDataParallel(manager, model)
     optimizer = Optimizer(manager, inner)
     data = Tokens(options.tokens, NANO["ctx"])
-    log.say("built", parameters=sum(p.numel() for p in model.parameters()), torch=torch.__version__)
+    log.say("built", parameters=sum(p.numel() for p in model.parameters()))
     while manager.current_step() < options.steps:
         before = manager.current_step()
         x, y = data.batch(before, options.batch * options.groups, options.group, options.batch)
