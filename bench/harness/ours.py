@@ -42,16 +42,8 @@ class Muster:
     def run(self, processes, case, steps):
         """Starts `muster run`; gives the process and its step log."""
         out = processes.directory / "run"
-        command = [
-            self.bench.muster,
-            "run",
-            "bench/nano.toml",
-            "--workers",
-            case.workers,
-            "--out",
-            out,
-            *self.settings(case, steps),
-        ]
+        where = (f"--workers={case.workers}", f"--out={out}")
+        command = [self.bench.muster, "run", "bench/nano.toml", *where, *self.settings(case, steps)]
         self.bench.commands.append(command)
         process = processes.start("output", command)
         return process, step_log(out / "metrics.jsonl")
@@ -99,46 +91,17 @@ class Muster:
 
     def submit(self, case):
         with self.processes() as processes:
-            coordinator = processes.start(
-                "coordinator",
-                [
-                    self.bench.muster,
-                    "coordinator",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--data-dir",
-                    processes.directory / "coordinator-data",
-                ],
-            )
+            data = processes.directory / "data"
+            listen = ("--listen=127.0.0.1:0", f"--data-dir={data}/coordinator")
+            coordinator = processes.start("coordinator", [self.bench.muster, "coordinator", *listen])
             url = url_of(coordinator)
-            agent = processes.start(
-                "agent",
-                [
-                    self.bench.muster,
-                    "agent",
-                    "--coordinator",
-                    url,
-                    "--slots",
-                    case.workers,
-                    "--name",
-                    "bench",
-                    "--data-dir",
-                    processes.directory / "agent-data",
-                ],
-            )
+            offer = (f"--slots={case.workers}", "--name=bench", f"--data-dir={data}/agent")
+            agent = processes.start("agent", [self.bench.muster, "agent", f"--coordinator={url}", *offer])
             both = [coordinator, agent]
             wait_for("the agent had joined", lambda: json.loads(self.ask(url, "nodes")) or None, both, PATIENCE, 0.1)
             time.sleep(1)
-            command = [
-                self.bench.muster,
-                "submit",
-                "bench/nano.toml",
-                "--coordinator",
-                url,
-                "-o",
-                "json",
-                *self.settings(case, 100_000),
-            ]
+            to = (f"--coordinator={url}", "--output=json")
+            command = [self.bench.muster, "submit", "bench/nano.toml", *to, *self.settings(case, 100_000)]
             self.bench.commands.append(command)
             begun = time.time()
             submit = processes.start("submit", command)
@@ -146,7 +109,7 @@ class Muster:
                 raise RunFailed(f"muster submit ended with status {submit.returncode}")
             acknowledged = time.time() - begun
             job = json.loads(submit.log.read_text())["job_id"]
-            log = step_log(processes.directory / "coordinator-data" / "jobs" / job / "metrics.jsonl")
+            log = step_log(data / "coordinator/jobs" / job / "metrics.jsonl")
             first = wait_for("the first step", lambda: next(iter(log.read()), None), both, PATIENCE)
             stages = stages_of(self.events(url), begun)
             return {

@@ -19,16 +19,8 @@ class Peer:
         return Processes(self.bench.root, self.bench.fresh_directory())
 
     def arguments(self, processes, case):
-        return [
-            "--tokens",
-            self.bench.tokens,
-            "--out",
-            processes.directory,
-            "--batch",
-            case.micro_batch,
-            "--threads",
-            case.threads,
-        ]
+        data = (f"--tokens={self.bench.tokens}", f"--out={processes.directory}")
+        return [*data, f"--batch={case.micro_batch}", f"--threads={case.threads}"]
 
     def logs(self, processes, case):
         return [JsonLines(processes.directory / f"log.{rank}.jsonl") for rank in range(case.workers)]
@@ -42,17 +34,9 @@ class Torchrun(Peer):
     CHECKPOINT_EVERY = 10
 
     def start(self, processes, case, *more, launcher=()):
-        if case.workers == 1:
-            command = [self.bench.python, "bench/peers/train_ddp.py"]
-        else:
-            command = [
-                self.bench.python.parent / "torchrun",
-                "--standalone",
-                f"--nproc-per-node={case.workers}",
-                *launcher,
-                "bench/peers/train_ddp.py",
-            ]
-        command += [*self.arguments(processes, case), "--dtype", case.dtype, *more]
+        torchrun = [self.bench.python.parent / "torchrun", "--standalone", f"--nproc-per-node={case.workers}", *launcher]
+        launch = [self.bench.python] if case.workers == 1 else torchrun
+        command = [*launch, "bench/peers/train_ddp.py", *self.arguments(processes, case), f"--dtype={case.dtype}", *more]
         self.bench.commands.append(command)
         return processes.start("output", command, OMP_NUM_THREADS=str(case.threads)), self.logs(processes, case)
 
@@ -119,35 +103,16 @@ class Torchft(Peer):
     def recovery(self, case, phase):
         with self.processes() as processes:
             address = f"http://127.0.0.1:{free_port()}"
-            command = [
-                self.bench.python.parent / "torchft_lighthouse",
-                "--bind",
-                address.replace("http://127.0.0.1", "[::]"),
-                "--min_replicas",
-                1,
-                "--join_timeout_ms",
-                100,
-                "--quorum_tick_ms",
-                100,
-                "--heartbeat_timeout_ms",
-                self.heartbeat_timeout_ms,
-            ]
+            ticks = ("--join_timeout_ms=100", "--quorum_tick_ms=100", f"--heartbeat_timeout_ms={self.heartbeat_timeout_ms}")
+            bind = ("--bind", address.replace("http://127.0.0.1", "[::]"), "--min_replicas=1")
+            command = [self.bench.python.parent / "torchft_lighthouse", *bind, *ticks]
             self.bench.commands.append(command)
             lighthouse = processes.start("lighthouse", command)
             logs = self.logs(processes, case)
 
             def start(group):
-                command = [
-                    self.bench.python,
-                    "bench/peers/train_torchft.py",
-                    "--group",
-                    group,
-                    "--groups",
-                    case.workers,
-                    "--group-timeout",
-                    self.group_timeout_s,
-                    *self.arguments(processes, case),
-                ]
+                groups = (f"--group={group}", f"--groups={case.workers}", f"--group-timeout={self.group_timeout_s}")
+                command = [self.bench.python, "bench/peers/train_torchft.py", *groups, *self.arguments(processes, case)]
                 self.bench.commands.append(command)
                 return processes.start(
                     f"output.{group}", command, OMP_NUM_THREADS=str(case.threads), USE_LIBUV="1", TORCHFT_LIGHTHOUSE=address
