@@ -5,6 +5,8 @@ from collections import defaultdict
 
 # Others' use of the machine above which a run counts as disturbed, in cores.
 DISTURBED = 0.3
+# The share of disturbed runs that the medians can bear.
+TOLERATED = 0.1
 SIDES = {
     "muster": "Muster",
     "torchrun": "torchrun + DDP",
@@ -126,7 +128,10 @@ def about(rows):
             + f"; above {DISTURBED} in {disturbed} of {len(rows)} runs",
         ),
     ]
-    return table(("", ""), facts)
+    lines = table(("", ""), facts)
+    if disturbed > len(rows) * TOLERATED:
+        lines += ["**The machine was not quiet: these figures show that the benchmarks work, no more.**", ""]
+    return lines
 
 
 def throughput(rows):

@@ -57,6 +57,11 @@ class Page(unittest.TestCase):
         self.assertIn("7 parameters, the same on both sides", page)
         self.assertIn("above 0.3 in 4 of 6 runs", page)
 
+    def test_warns_where_the_machine_was_not_quiet(self):
+        quiet, loud = speed("muster", 0, 1), speed("torchrun", 1, 1)
+        self.assertNotIn("not quiet", report.render([quiet] * 9 + [loud]))
+        self.assertIn("not quiet", report.render([quiet] * 8 + [loud] * 2))
+
     def test_says_when_the_models_differ(self):
         page = report.render([speed("muster", 0, 1), speed("torchrun", 0, 1, parameters=8)])
         self.assertIn("7 / 8 parameters", page)
