@@ -12,7 +12,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Settings of other projects that would point torch-sys at another libtorch, or cargo at another place.
 unexport LIBTORCH LIBTORCH_INCLUDE LIBTORCH_LIB LIBTORCH_STATIC LIBTORCH_CXX11_ABI LIBTORCH_USE_PYTORCH CARGO_BUILD_TARGET
 
-.PHONY: help setup build check test demo quickstart-data clean
+.PHONY: help setup build check test bench demo quickstart-data clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: setup $(CARGO_DENY) ## Format, lints, licences, the repository's own rule
 test: build ## All tests
 	cargo xtask linkage $(TARGET_DIR)/release
 	@scripts/run-tests
+
+bench: build ## Measure against torchrun and torchft, into bench/RESULTS.md (25 minutes; QUICK=1: 6, a trial)
+	@bench/run $(if $(QUICK),--quick)
 
 demo: build quickstart-data ## Train on Shakespeare with two workers, kill one on the way, generate text
 	@scripts/demo

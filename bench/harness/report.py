@@ -1,0 +1,235 @@
+"""bench/RESULTS.md out of the lines of a results file."""
+
+import statistics
+from collections import defaultdict
+
+# Others' use of the machine above which a run counts as disturbed, in cores.
+DISTURBED = 0.3
+# The share of disturbed runs that the medians can bear.
+TOLERATED = 0.1
+SIDES = {
+    "muster": "Muster",
+    "torchrun": "torchrun + DDP",
+    "torchft": "torchft, its own timeouts",
+    "torchft-short": "torchft, short timeouts",
+}
+STAGES = {
+    "startup": "Where Muster's time to the first step goes",
+    "submit": "Stages",
+    "recovery": "Where Muster's time to the next step goes",
+}
+
+
+def summary(values):
+    """Median, least, largest, and how many; None where there are none."""
+    values = list(values)
+    if not values:
+        return None
+    return {"median": statistics.median(values), "least": min(values), "largest": max(values), "count": len(values)}
+
+
+def ratio(ours, peers):
+    """Ours to the peer's, by medians."""
+    return statistics.median(ours) / statistics.median(peers)
+
+
+def paired(rows, name):
+    """The ratio of each round that both sides got through, in order of rounds: the machine's slow drift cancels there."""
+    rounds = defaultdict(dict)
+    for row in rows:
+        if row["error"] is None:
+            rounds[row["round"]][row["side"] == "muster"] = row["figures"][name]
+    return [both[True] / both[False] for _, both in sorted(rounds.items()) if len(both) == 2]
+
+
+def values(rows, side, name):
+    return [row["figures"][name] for row in rows if row["side"] == side and row["error"] is None]
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows] + [""]
+
+
+def spread(found, digits):
+    """As `median (least–largest)`."""
+    if found is None:
+        return "–"
+    show = lambda value: f"{value:,.{digits}f}"
+    return f"{show(found['median'])} ({show(found['least'])}–{show(found['largest'])})"
+
+
+def render(rows):
+    """The whole page."""
+    lines = ["# First figures", ""]
+    lines += [
+        "Made by `bench/run --render` from one run of `make bench`; each line of the results file is one run. Every"
+        " cell is a median, with least and largest in brackets. [README.md](README.md) says what is measured and how.",
+        "",
+    ]
+    lines += about(rows)
+    by_figure = defaultdict(list)
+    for row in rows:
+        by_figure[row["figure"]].append(row)
+    for figure, section in (("throughput", throughput), ("startup", startup), ("recovery", recovery), ("submit", submit)):
+        if by_figure[figure]:
+            lines += section(by_figure[figure])
+    lines += failures(rows)
+    lines += [
+        "## To repeat it",
+        "",
+        "```",
+        "make bench          # all of it, about 25 minutes on a quiet machine",
+        "make bench QUICK=1  # every part, few rounds; leaves this page alone",
+        "bench/run --only recovery --rounds 3",
+        "```",
+        "",
+        "One command of each kind, as it was run:",
+        "",
+        "```",
+    ]
+    return "\n".join([*lines, *one_of_each(rows), "```", ""])
+
+
+def one_of_each(rows):
+    """The first command of each program, side and figure."""
+    found = {}
+    for row in rows:
+        for command in row["commands"]:
+            found.setdefault((row["figure"], row["side"], command.split()[0]), command)
+    return dict.fromkeys(found.values())
+
+
+def about(rows):
+    first, hardware = rows[0], rows[0]["hardware"]
+    counted = {
+        (row["side"], row["figures"]["parameters"]) for row in rows if row["figures"] and "parameters" in row["figures"]
+    }
+    counts = sorted({count for _, count in counted})
+    system = f"{hardware['memory_gib']} GiB, Linux {hardware['kernel']}, no GPU used"
+    disturbed = sum(1 for row in rows if row["others_during"] > DISTURBED)
+    facts = [
+        ("when", f"{first['at']} to {rows[-1]['at']}"),
+        ("commit", f"{first['commit']}; binaries say: {first['muster']}"),
+        ("machine", f"{hardware['cores']} cores of {hardware['cpu']}, {system}"),
+        ("peers", first["peers"]),
+        (
+            "model",
+            f"{' / '.join(f'{count:,}' for count in counts) or '–'} parameters"
+            + (", the same on both sides" if len(counts) == 1 < len(counted) else ""),
+        ),
+        (
+            "load before a run (1 min average)",
+            spread(summary(row["load_before"] for row in rows), 2) + "; most of it is the run before",
+        ),
+        (
+            "used by others during a run, in cores",
+            spread(summary(row["others_during"] for row in rows), 2)
+            + f"; above {DISTURBED} in {disturbed} of {len(rows)} runs",
+        ),
+    ]
+    lines = table(("", ""), facts)
+    if disturbed > len(rows) * TOLERATED:
+        lines += ["**The machine was not quiet: these figures show that the benchmarks work, no more.**", ""]
+    return lines
+
+
+def throughput(rows):
+    lines = ["## Worker tokens a second", ""]
+    body = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = [row for row in rows if row["case"] == case]
+        ours, peers = values(mine, "muster", "tokens_per_second"), values(mine, "torchrun", "tokens_per_second")
+        by_round = paired(mine, "tokens_per_second")
+        body.append(
+            (
+                case,
+                spread(summary(ours), 0),
+                spread(summary(peers), 0),
+                f"**{ratio(ours, peers):.3f}**" if ours and peers else "–",
+                f"{min(by_round):.3f}–{max(by_round):.3f}" if by_round else "–",
+                " / ".join(spread(summary(values(mine, side, "loss")), 2) for side in ("muster", "torchrun")),
+                f"{len(ours)} / {len(peers)}",
+            )
+        )
+    return lines + table(
+        (
+            "case",
+            SIDES["muster"],
+            SIDES["torchrun"],
+            "ratio of medians",
+            "ratios of the rounds",
+            "loss at the end, of both",
+            "runs",
+        ),
+        body,
+    )
+
+
+def startup(rows):
+    return (
+        ["## Command to first committed step", ""]
+        + compare(rows, (("first_step_s", "first step, s"),))
+        + stages(rows, "startup")
+    )
+
+
+def recovery(rows):
+    columns = (
+        ("next_step_s", "next step, s"),
+        ("full_s", "all workers again and no step behind, s"),
+        ("usual_step_s", "usual step, s"),
+        ("redone", "steps redone"),
+        ("alone", "steps with fewer workers"),
+    )
+    return ["## SIGKILL of a worker to the next committed step", ""] + compare(rows, columns) + stages(rows, "recovery")
+
+
+def submit(rows):
+    columns = (("acknowledged_s", "acknowledged, s"), ("running_s", "training, s"), ("first_step_s", "first step, s"))
+    return ["## Submit to running", ""] + compare(rows, columns) + stages(rows, "submit")
+
+
+def compare(rows, columns):
+    """A line a side; the ratio is of the first column, Muster to that side."""
+    ours = values(rows, "muster", columns[0][0])
+    body = []
+    for side in dict.fromkeys(row["side"] for row in rows):
+        first = values(rows, side, columns[0][0])
+        failed = sum(1 for row in rows if row["side"] == side and row["error"] is not None)
+        cells = [spread(summary(values(rows, side, name)), 0 if name in ("redone", "alone") else 2) for name, _ in columns]
+        body.append(
+            (
+                SIDES[side],
+                *cells,
+                "" if side == "muster" else f"**{ratio(ours, first):.3f}**" if ours and first else "–",
+                len(first),
+                failed,
+            )
+        )
+    header = ("", *(title for _, title in columns), "Muster to this", "runs", "failed")
+    return table(header, body)
+
+
+def stages(rows, figure):
+    found = defaultdict(list)
+    for row in rows:
+        if row["side"] == "muster" and row["error"] is None:
+            for name, seconds in row["figures"]["stages"].items():
+                found[name].append(seconds)
+    if not found:
+        return []
+    ordered = sorted(found.items(), key=lambda item: statistics.median(item[1]))
+    return [f"{STAGES[figure]}, seconds until the coordinator's event:", ""] + table(
+        ("event", "s"), [(f"`{name}`", spread(summary(seconds), 3)) for name, seconds in ordered]
+    )
+
+
+def failures(rows):
+    failed = [row for row in rows if row["error"] is not None]
+    if not failed:
+        return []
+    return ["## Runs that gave no figure", ""] + table(
+        ("figure", "side", "case", "round", "why"),
+        [(row["figure"], SIDES[row["side"]], row["case"], row["round"], row["error"].replace("|", "\\|")) for row in failed],
+    )

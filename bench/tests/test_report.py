@@ -1,0 +1,84 @@
+"""The arithmetic and the shape of the page."""
+
+import unittest
+
+from harness import report
+
+
+def row(figure, side, number, figures, error=None, case="2 ranks × 1 thread, fp32"):
+    return {
+        "figure": figure,
+        "case": case,
+        "round": number,
+        "side": side,
+        "figures": figures,
+        "error": error,
+        "at": "2026-01-01 00:00:00 UTC",
+        "load_before": 1.0,
+        "others_during": 0.1 + number,
+        "commands": [f"{side} {figure} {number}"],
+        "commit": "abc",
+        "muster": "muster 0.1.0",
+        "peers": "torch 2.11.0",
+        "hardware": {"cpu": "a CPU", "cores": 2, "memory_gib": 8.0, "kernel": "6"},
+    }
+
+
+def speed(side, number, tokens, parameters=7):
+    figures = {"tokens_per_second": tokens, "loss": 5.0, "parameters": parameters}
+    return row("throughput", side, number, figures)
+
+
+class Arithmetic(unittest.TestCase):
+    def test_a_summary_has_median_least_and_largest(self):
+        self.assertEqual(report.summary([3, 1, 2]), {"median": 2, "least": 1, "largest": 3, "count": 3})
+        self.assertIsNone(report.summary([]))
+
+    def test_a_ratio_is_of_medians(self):
+        self.assertEqual(report.ratio([10, 30, 20], [5, 100, 10]), 2.0)
+
+    def test_rounds_are_paired_where_both_sides_got_through(self):
+        rows = [speed("muster", 0, 200), speed("torchrun", 0, 100), speed("muster", 1, 300)]
+        rows.append(row("throughput", "torchrun", 1, None, "hung"))
+        rows += [speed("torchrun", 2, 100), speed("muster", 2, 90)]
+        self.assertEqual(report.paired(rows, "tokens_per_second"), [2.0, 0.9])
+
+
+class Page(unittest.TestCase):
+    def test_shows_ratio_and_spread_of_both_sides(self):
+        page = report.render(
+            [
+                speed(side, number, tokens + number)
+                for number in range(3)
+                for side, tokens in (("muster", 1200), ("torchrun", 999))
+            ]
+        )
+        self.assertIn("| 1,201 (1,200–1,202) | 1,000 (999–1,001) | **1.201** |", page)
+        self.assertIn("7 parameters, the same on both sides", page)
+        self.assertIn("above 0.3 in 4 of 6 runs", page)
+
+    def test_warns_where_the_machine_was_not_quiet(self):
+        quiet, loud = speed("muster", 0, 1), speed("torchrun", 1, 1)
+        self.assertNotIn("not quiet", report.render([quiet] * 9 + [loud]))
+        self.assertIn("not quiet", report.render([quiet] * 8 + [loud] * 2))
+
+    def test_says_when_the_models_differ(self):
+        page = report.render([speed("muster", 0, 1), speed("torchrun", 0, 1, parameters=8)])
+        self.assertIn("7 / 8 parameters", page)
+        self.assertNotIn("the same on both sides", page)
+
+    def test_a_failed_run_is_counted_and_named(self):
+        start = {"first_step_s": 1.5, "stages": {"submit": 0.25}}
+        page = report.render([row("startup", "muster", 0, start), row("startup", "torchrun", 0, None, "hung | stuck")])
+        self.assertIn("| torchrun + DDP | – | – | 0 | 1 |", page)
+        self.assertIn("hung \\| stuck", page)
+        self.assertIn("| `submit` | 0.250 (0.250–0.250) |", page)
+
+    def test_names_one_command_of_each_kind(self):
+        page = report.render([speed(side, number, 1) for number in range(2) for side in ("muster", "torchrun")])
+        self.assertIn("muster throughput 0\ntorchrun throughput 0\n```", page)
+        self.assertNotIn("throughput 1", page)
+
+
+if __name__ == "__main__":
+    unittest.main()
