@@ -526,7 +526,7 @@ async fn bad_options_are_refused_with_words() {
 
 #[tokio::test]
 async fn slots_that_share_a_machine_out_keep_to_their_cores() {
-    let script = r#"sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status > "$(dirname "$0")/cores-$5"; sleep 60"#;
+    let script = r#"sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status > "$(dirname "$0")/cores-$7"; sleep 60"#;
     let dir = TempDir::new().unwrap();
     let mut coordinator = FakeCoordinator::start().await;
     let mut options = options(dir.path(), &coordinator.url, script);

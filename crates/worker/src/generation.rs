@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use muster_c10d::{Abort, Group, GroupOptions, Op, Reducer, StoreBackend};
+use muster_ops::Interrupt;
 use muster_plan::{positions, slot_positions};
 use muster_proto::v1::{self, worker_message::Kind};
 use muster_spec::RunSpec;
@@ -93,6 +94,10 @@ impl<'a> Member<'a> {
                 wanted: other.dataset_digest,
             });
         }
+        // Nobody waits for a pass once its generation is over.
+        let watched = Arc::clone(&shared);
+        let is_over = move || watched.fence.is_over(generation);
+        bench.trainer.interrupt_when(Interrupt::when(is_over));
         shared.say(generation, phase("healing", resume.step));
         let healed = heal(
             bench.trainer,
