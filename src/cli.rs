@@ -60,6 +60,8 @@ pub enum Command {
     Logs(commands::logs::Args),
     /// Save a checkpoint and end a job, to be resumed later
     Stop(commands::stop::Args),
+    /// End a job at once, without saving
+    Cancel(commands::cancel::Args),
     /// Take a stopped or failed job up again, from its newest checkpoint
     Resume(commands::resume::Args),
     /// List the nodes

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod agent;
+pub mod cancel;
 pub mod checkpoint;
 pub mod config;
 pub mod coordinator;

@@ -1,5 +1,6 @@
 //! The muster binary: coordinator, agent and command line.
 
+mod acted;
 mod checkpoints;
 mod cli;
 mod client;
@@ -63,6 +64,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Events(args) => commands::events::run(args).await,
         Command::Logs(args) => commands::logs::run(args).await,
         Command::Stop(args) => commands::stop::run(args).await,
+        Command::Cancel(args) => commands::cancel::run(args).await,
         Command::Resume(args) => commands::resume::run(args).await,
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Cordon(args) => commands::cordon::run(args).await,

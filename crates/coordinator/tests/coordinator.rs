@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use muster_coordinator::{Coordinator, CoordinatorError, Options};
 use muster_proto::v1::{
-    self, Attach, Event, GetLogsRequest, ListCheckpointsRequest, ListEventsRequest,
+    self, Attach, CancelRequest, Event, GetLogsRequest, ListCheckpointsRequest, ListEventsRequest,
     ListJobsRequest, ListNodesRequest, LogContent, PartWritten, Ready, Report, ResumeRequest,
     StateId, StepMetrics, StopRequest, TensorDigest, Warm, WatchStatusRequest, WorkerStarted,
     agent_command, agent_message, resume_point, worker_command, worker_message,
@@ -682,6 +682,23 @@ async fn jobs_are_named_by_their_ids_or_unambiguous_beginnings() {
     );
     bench.client.resume(resume).await.unwrap();
     assert_eq!(bench.status(ids[0]).await.state, "pending");
+
+    // A cancel that comes twice changes nothing more.
+    let cancel = |reason: &str| CancelRequest {
+        job_id: ids[0].into(),
+        reason: reason.into(),
+    };
+    let said = bench.client.cancel(cancel("two\nlines")).await.unwrap_err();
+    assert_eq!(said.code(), Code::InvalidArgument);
+    for _ in 0..2 {
+        bench.client.cancel(cancel("a mistake")).await.unwrap();
+        let status = bench.status(ids[0]).await;
+        assert_eq!(status.state, "stopped");
+        assert_eq!(
+            status.state_reason,
+            "cancelled on request: a mistake; there is no checkpoint"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

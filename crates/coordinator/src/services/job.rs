@@ -2,11 +2,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
-    self, CordonNodeRequest, CordonNodeResponse, GetLogsRequest, GetStatusRequest, JobStatus,
-    ListCheckpointsRequest, ListCheckpointsResponse, ListEventsRequest, ListJobsRequest,
-    ListJobsResponse, ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse,
-    StopRequest, StopResponse, SubmitRequest, SubmitResponse, UncordonNodeRequest,
-    UncordonNodeResponse, WatchStatusRequest, job_service_server::JobService,
+    self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, GetLogsRequest,
+    GetStatusRequest, JobStatus, ListCheckpointsRequest, ListCheckpointsResponse,
+    ListEventsRequest, ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse,
+    LogChunk, ResumeRequest, ResumeResponse, StopRequest, StopResponse, SubmitRequest,
+    SubmitResponse, UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest,
+    job_service_server::JobService,
 };
 use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
@@ -73,6 +74,15 @@ impl Jobs {
 
 /// A reason is shown in a line.
 const LONGEST_REASON: usize = 500;
+
+fn check_reason(reason: &str) -> Result<(), Status> {
+    if reason.len() > LONGEST_REASON || reason.contains(char::is_control) {
+        return Err(Status::invalid_argument(format!(
+            "reason must be one line of at most {LONGEST_REASON} bytes"
+        )));
+    }
+    Ok(())
+}
 
 fn gone(job: JobId) -> Status {
     Status::not_found(format!("there is no job {job}"))
@@ -232,6 +242,30 @@ impl JobService for Jobs {
         Ok(Response::new(StopResponse {}))
     }
 
+    async fn cancel(
+        &self,
+        request: Request<CancelRequest>,
+    ) -> Result<Response<CancelResponse>, Status> {
+        let CancelRequest { job_id, reason } = request.into_inner();
+        check_reason(&reason)?;
+        let job = self.core.resolve(&job_id).await?;
+        let state = self.state(job).await?;
+        match state {
+            JobState::Finished | JobState::Failed => {
+                let reason = format!("job {job} is {} already", state.as_str());
+                return Err(Status::failed_precondition(reason));
+            }
+            // Of a request that comes twice, the second finds what it asked for.
+            JobState::Stopped => {}
+            _ => {
+                self.core
+                    .event(Event::CancelRequested { job, reason })
+                    .await?
+            }
+        }
+        Ok(Response::new(CancelResponse {}))
+    }
+
     async fn resume(
         &self,
         request: Request<ResumeRequest>,
@@ -311,11 +345,7 @@ impl JobService for Jobs {
         request: Request<CordonNodeRequest>,
     ) -> Result<Response<CordonNodeResponse>, Status> {
         let CordonNodeRequest { node, reason } = request.into_inner();
-        if reason.len() > LONGEST_REASON || reason.contains(char::is_control) {
-            return Err(Status::invalid_argument(format!(
-                "reason must be one line of at most {LONGEST_REASON} bytes"
-            )));
-        }
+        check_reason(&reason)?;
         let node = self.node(node).await?;
         self.core
             .event(Event::CordonRequested { node, reason })
