@@ -2,7 +2,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 
-const VERSION: &str = concat!(
+/// What `--version` says.
+pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("MUSTER_COMMIT"),
@@ -80,6 +81,10 @@ pub enum Command {
     Config(commands::config::Args),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
+    /// Print what a shell needs to complete these commands
+    Completions(commands::completions::Args),
+    /// Write manual pages, one a command
+    Man(commands::man::Args),
     /// Start one worker, wait for it and keep its exit status; agents call it
     #[command(hide = true)]
     Shim(commands::shim::Args),

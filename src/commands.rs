@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cancel;
 pub mod checkpoint;
+pub mod completions;
 pub mod config;
 pub mod coordinator;
 pub mod cordon;
@@ -12,6 +13,7 @@ pub mod generate;
 pub mod jobs;
 pub mod journal;
 pub mod logs;
+pub mod man;
 pub mod nodes;
 pub mod resume;
 pub mod run;

@@ -5,8 +5,11 @@ mod checkpoints;
 mod cli;
 mod client;
 mod commands;
+#[cfg(test)]
+mod examples;
 mod failure;
 mod logging;
+mod manual;
 mod output;
 mod progress;
 mod run_directory;
@@ -74,6 +77,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Journal(args) => commands::journal::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,
+        Command::Completions(args) => commands::completions::run(args),
+        Command::Man(args) => commands::man::run(args),
         Command::Shim(args) => commands::shim::run(args),
     }
 }

@@ -1,12 +1,13 @@
 use std::{net::UdpSocket, path::PathBuf, time::Duration};
 
 use muster_agent::{Agent, AgentError, Options, SlotsOption};
+use serde_json::json;
 
 use crate::{
     client::{self, Coordinator},
     commands,
     failure::Failure,
-    output,
+    output::{self, Output},
     signals::Signals,
     worker_binary,
 };
@@ -45,6 +46,9 @@ pub struct Args {
     /// upgrade
     #[arg(long)]
     leave_workers: bool,
+    /// How to print what it offers; JSON is one line
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Serves until asked to end.
@@ -64,11 +68,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
     let handle = Agent::start(options).await.map_err(failure)?;
     let devices: Vec<_> = handle.slots().iter().map(|it| it.device.as_str()).collect();
-    output::line(format_args!(
-        "agent: {name} at {advertise} offers {} slots: {}",
-        devices.len(),
-        devices.join(" ")
-    ))?;
+    match args.output {
+        Output::Json => {
+            let offer = json!({ "node": name, "address": advertise, "slots": devices });
+            output::json_line(&offer)?;
+        }
+        Output::Table => output::line(format_args!(
+            "agent: {name} at {advertise} offers {} slots: {}",
+            devices.len(),
+            devices.join(" ")
+        ))?,
+    }
     signals.next().await;
     if args.leave_workers {
         handle.leave().await;

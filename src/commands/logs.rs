@@ -8,6 +8,10 @@ use crate::{
 
 /// Arguments of `muster logs`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster logs                        # all workers of the newest job
+  muster logs 0199 --tail 20")]
 pub struct Args {
     /// The job; the newest one if left out
     #[arg(value_name = "JOB")]
