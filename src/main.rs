@@ -8,6 +8,7 @@ mod commands;
 #[cfg(test)]
 mod examples;
 mod failure;
+mod log_lines;
 mod logging;
 mod manual;
 mod output;

@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod cluster;
 mod durable;
+mod logs;
 mod machines;
 mod recovery;
 mod resume;

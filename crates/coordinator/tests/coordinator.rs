@@ -757,7 +757,8 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
     let request = |worker_id: &str| GetLogsRequest {
         job_id: running.job.clone(),
         worker_id: worker_id.into(),
-        tail_lines: 7,
+        tail_lines: Some(7),
+        ..GetLogsRequest::default()
     };
     let all = request("");
     let unknown = request("nobody");
@@ -774,7 +775,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
         };
         assert_eq!(
             (read.job_id.as_str(), read.tail_lines),
-            (running.job.as_str(), 7)
+            (running.job.as_str(), Some(7))
         );
         for (data, last) in [(text, false), ("", true)] {
             let content = LogContent {
@@ -782,7 +783,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
                 worker_id: read.worker_id.clone(),
                 data: data.into(),
                 last,
-                error: String::new(),
+                ..LogContent::default()
             };
             running.agent.say(agent_message::Kind::Log(content)).await;
         }
@@ -810,7 +811,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
     let first = GetLogsRequest {
         job_id: running.job.clone(),
         worker_id: running.started[0].worker_id.clone(),
-        tail_lines: 0,
+        ..GetLogsRequest::default()
     };
     let mut logs = running
         .bench

@@ -1,4 +1,4 @@
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
@@ -18,7 +18,11 @@ use uuid::Uuid;
 use super::{
     Answers, answers,
     events::{Events, Until},
+    follow::Follow,
     logs::Logs,
+    pages::Pages,
+    roster::Roster,
+    selection::Selection,
 };
 use crate::{
     convert,
@@ -285,36 +289,56 @@ impl JobService for Jobs {
         &self,
         request: Request<GetLogsRequest>,
     ) -> Result<Response<Self::GetLogsStream>, Status> {
-        let GetLogsRequest {
-            job_id,
-            worker_id,
-            tail_lines,
-        } = request.into_inner();
-        let job = self.core.resolve(&job_id).await?;
+        let request = request.into_inner();
+        let named = |text: String| Some(text).filter(|text| !text.is_empty());
+        let job = self.core.resolve(&request.job_id).await?;
+        let selection = Selection {
+            worker: named(request.worker_id),
+            node: named(request.node),
+            rank: request.rank,
+        };
+        let mut roster = match selection.rank {
+            Some(rank) => {
+                let pages = Pages::open(self.journal.clone(), job, 0).await?;
+                Some(Roster::new(rank, pages))
+            }
+            None => None,
+        };
+        let holders = match &mut roster {
+            Some(roster) => Some(roster.update().await?),
+            None => None,
+        };
+        let is_over = self.state(job).await?.is_over();
         let mut workers = self
             .core
             .read(move |cluster, _| cluster.placements(job).to_vec())
             .await?;
-        if !worker_id.is_empty() {
-            workers.retain(|(worker, _)| worker.as_str() == worker_id);
-            if workers.is_empty() {
-                let reason = format!("job {job} never had a worker {worker_id}");
-                return Err(Status::not_found(reason));
-            }
+        workers.retain(|(worker, node)| selection.means(worker, node, holders));
+        let may_come = request.follow && !is_over && selection.worker.is_none();
+        if workers.is_empty() && !selection.is_all() && !may_come {
+            let reason = format!("job {job} never had a {}", selection.words());
+            return Err(Status::not_found(reason));
         }
-        let (core, router) = (self.core.clone(), Arc::clone(&self.logs));
+        let logs = Logs {
+            core: self.core.clone(),
+            router: Arc::clone(&self.logs),
+            job,
+            tail_lines: request.tail_lines,
+        };
         let (client, queue) = mpsc::channel(QUEUE);
-        // Ends as `Logs::run` says.
-        tokio::spawn(
-            Logs {
-                core,
-                router,
-                job,
-                workers,
-                tail_lines,
-            }
-            .run(client),
-        );
+        // Both end as their `run` says.
+        if request.follow && !is_over {
+            let follow = Follow {
+                logs,
+                selection,
+                roster,
+                stop: self.stop.clone(),
+                readings: BTreeMap::new(),
+            };
+            tokio::spawn(follow.run(client));
+        } else {
+            tokio::spawn(logs.run(workers, client));
+        }
         Ok(Response::new(answers(queue)))
     }
 
