@@ -81,6 +81,8 @@ pub enum Command {
     Config(commands::config::Args),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
+    /// Look this machine over: what is wrong with it, and how to put it right
+    Doctor(commands::doctor::Args),
     /// Print what a shell needs to complete these commands
     Completions(commands::completions::Args),
     /// Write manual pages, one a command

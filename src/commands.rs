@@ -8,6 +8,7 @@ pub mod config;
 pub mod coordinator;
 pub mod cordon;
 pub mod data;
+pub mod doctor;
 pub mod events;
 pub mod generate;
 pub mod jobs;

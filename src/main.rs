@@ -5,6 +5,7 @@ mod checkpoints;
 mod cli;
 mod client;
 mod commands;
+mod doctor;
 #[cfg(test)]
 mod examples;
 mod failure;
@@ -78,6 +79,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Journal(args) => commands::journal::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,
+        Command::Doctor(args) => commands::doctor::run(args).await,
         Command::Completions(args) => commands::completions::run(args),
         Command::Man(args) => commands::man::run(args),
         Command::Shim(args) => commands::shim::run(args),

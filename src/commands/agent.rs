@@ -105,7 +105,7 @@ pub fn failure(error: AgentError) -> Failure {
 }
 
 /// The host's name, with what a node's name cannot hold left out.
-fn host_name() -> String {
+pub fn host_name() -> String {
     let name = nix::sys::utsname::uname().map_or_else(
         |_| String::new(),
         |names| names.nodename().to_string_lossy().into_owned(),
@@ -121,7 +121,7 @@ fn host_name() -> String {
 }
 
 /// The address of this machine on the way to the coordinator. Nothing is sent: connecting a datagram socket only picks it.
-fn own_address(url: &str) -> String {
+pub fn own_address(url: &str) -> String {
     let place = url.trim_start_matches("http://");
     let place = place.split('/').next().unwrap_or(place);
     let find = |local: &str| {

@@ -4,6 +4,7 @@
 mod bad_input;
 mod cancel;
 mod cluster;
+mod doctor;
 mod durable;
 mod logs;
 mod machines;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod directories;
+mod gpus;
 mod launch;
 mod logs;
 mod options;
@@ -14,5 +15,6 @@ mod supervisor;
 mod worker_dir;
 
 pub use agent::{Agent, Handle};
+pub use gpus::{Gpu, GpuSurvey, survey_gpus};
 pub use options::{AgentError, Lifetime, Options, SlotsOption};
 pub use slots::discover_slots;

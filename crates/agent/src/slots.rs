@@ -1,9 +1,8 @@
 use std::thread::available_parallelism;
 
 use muster_proto::v1::Slot;
-use nvml_wrapper::Nvml;
 
-use crate::SlotsOption;
+use crate::{SlotsOption, gpus::nvml};
 
 /// The slots that `option` makes of this machine. GPUs are found by NVML; a machine without its driver has none.
 /// `CUDA_VISIBLE_DEVICES` narrows them down as it does for CUDA itself.
@@ -21,13 +20,7 @@ pub fn discover_slots(option: SlotsOption) -> Vec<Slot> {
 
 /// (index, UUID) of every GPU.
 fn gpu_uuids() -> Vec<(u32, String)> {
-    // The development package's name first, then the one that every driver installs.
-    let nvml = Nvml::init().or_else(|_| {
-        Nvml::builder()
-            .lib_path("libnvidia-ml.so.1".as_ref())
-            .init()
-    });
-    let nvml = match nvml {
+    let nvml = match nvml() {
         Ok(nvml) => nvml,
         Err(reason) => {
             tracing::debug!(%reason, "no NVIDIA driver: offering CPU slots");

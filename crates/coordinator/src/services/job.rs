@@ -2,12 +2,12 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
-    self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, GetLogsRequest,
-    GetStatusRequest, JobStatus, ListCheckpointsRequest, ListCheckpointsResponse,
-    ListEventsRequest, ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse,
-    LogChunk, ResumeRequest, ResumeResponse, StopRequest, StopResponse, SubmitRequest,
-    SubmitResponse, UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest,
-    job_service_server::JobService,
+    self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, DescribeRequest,
+    DescribeResponse, GetLogsRequest, GetStatusRequest, JobStatus, ListCheckpointsRequest,
+    ListCheckpointsResponse, ListEventsRequest, ListJobsRequest, ListJobsResponse,
+    ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse, StopRequest,
+    StopResponse, SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse,
+    WatchStatusRequest, job_service_server::JobService,
 };
 use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
@@ -76,6 +76,8 @@ impl Jobs {
     }
 }
 
+/// The package of these services.
+const PROTOCOL: &str = "muster.v1";
 /// A reason is shown in a line.
 const LONGEST_REASON: usize = 500;
 
@@ -375,6 +377,18 @@ impl JobService for Jobs {
             .event(Event::CordonRequested { node, reason })
             .await?;
         Ok(Response::new(CordonNodeResponse {}))
+    }
+
+    async fn describe(
+        &self,
+        _request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let now = self.core.read(|_, now| now.wall).await?;
+        Ok(Response::new(DescribeResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            protocol: PROTOCOL.into(),
+            now: now.to_string(),
+        }))
     }
 
     async fn uncordon_node(
