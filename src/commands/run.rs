@@ -13,6 +13,7 @@ use crate::{
     client::{self, Client},
     commands,
     failure::Failure,
+    output::Output,
     progress::{Progress, summary},
     run_directory::RunDirectory,
     signals::Signals,
@@ -48,6 +49,9 @@ pub struct Args {
     /// Port on 127.0.0.1 at which `muster status` and the like reach the run; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     port: u16,
+    /// How to tell of the run; JSON is two lines: where it is, and at its end the job's status
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Trains to the end, on this machine.
@@ -99,7 +103,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             .shutdown()
             .await
             .map_err(commands::coordinator::failure)?;
-        return summary(&job.status, path);
+        return summary(&job.status, path, args.output);
     }
     let mut options =
         muster_agent::Options::new(&url, NODE, path, worker, commands::shim::command()?);
@@ -110,7 +114,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let agent = Agent::start(options)
         .await
         .map_err(commands::agent::failure)?;
-    let mut progress = Progress::start(path, &url, &job.status)?;
+    let mut progress = Progress::start(path, &url, &job.status, args.output)?;
     let mut coordinator = coordinator;
     let outcome = tokio::select! {
         outcome = job.follow(&mut signals, &mut progress) => outcome,
@@ -128,7 +132,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         .shutdown()
         .await
         .map_err(commands::coordinator::failure)?;
-    summary(&job.status, path)
+    summary(&job.status, path, args.output)
 }
 
 /// What the one node offers.

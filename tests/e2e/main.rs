@@ -3,8 +3,11 @@
 
 mod access;
 mod bad_input;
+mod cancel;
 mod cluster;
+mod doctor;
 mod durable;
+mod logs;
 mod machines;
 mod network;
 mod recovery;

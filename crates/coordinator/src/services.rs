@@ -2,9 +2,13 @@
 
 mod agent;
 mod events;
+mod follow;
 mod job;
 mod logs;
+mod pages;
 mod reader;
+mod roster;
+mod selection;
 mod store;
 mod worker;
 
