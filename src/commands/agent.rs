@@ -7,6 +7,7 @@ use crate::{
     client::{self, Coordinator},
     commands,
     failure::Failure,
+    limits,
     output::{self, Output},
     signals::Signals,
     worker_binary,
@@ -75,6 +76,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         options.pinning = Pinning::Never;
     }
     options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
+    limits::raise_open_files();
     let handle = Agent::start(options).await.map_err(failure)?;
     let devices: Vec<_> = handle.slots().iter().map(|it| it.device.as_str()).collect();
     match args.output {

@@ -17,7 +17,7 @@ const SHM_A_GPU: u64 = 64 << 20;
 /// Limits of this process; `None`: unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Open files.
+    /// Open files: as many as the coordinator and agents make use of when they start.
     pub files: Option<u64>,
     /// Processes and threads of this user.
     pub processes: Option<u64>,
@@ -26,19 +26,21 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Reads what the kernel shows in `/proc/self/limits`: the soft ones. `None` where a line is missing.
+    /// Reads what the kernel shows in `/proc/self/limits`. `None` where a line is missing.
     pub fn parse(text: &str) -> Option<Self> {
-        let soft = |name: &str| -> Option<Option<u64>> {
+        const SOFT: usize = 0;
+        const HARD: usize = 1;
+        let limit = |name: &str, which| -> Option<Option<u64>> {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            match line.split_whitespace().next()? {
+            match line.split_whitespace().nth(which)? {
                 "unlimited" => Some(None),
                 number => number.parse().ok().map(Some),
             }
         };
         Some(Self {
-            files: soft("Max open files")?,
-            processes: soft("Max processes")?,
-            locked_memory: soft("Max locked memory")?,
+            files: limit("Max open files", HARD)?,
+            processes: limit("Max processes", SOFT)?,
+            locked_memory: limit("Max locked memory", SOFT)?,
         })
     }
 }
@@ -212,7 +214,7 @@ Max locked memory         8388608              unlimited            bytes     \n
         assert_eq!(
             limits,
             Limits {
-                files: Some(1024),
+                files: Some(1_048_576),
                 processes: Some(127_456),
                 locked_memory: Some(8 << 20)
             }

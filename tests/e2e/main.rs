@@ -4,6 +4,7 @@
 mod access;
 mod bad_input;
 mod cancel;
+mod chaos;
 mod cluster;
 mod doctor;
 mod durable;
