@@ -24,12 +24,14 @@ build: setup ## Build muster and muster-worker into target/release
 	cargo build --release --bin muster --bin muster-worker --workspace
 	@scripts/link-binaries $(TARGET_DIR)/release
 
-check: setup $(CARGO_DENY) ## Format, lints, licences, the repository's own rules, docs
+check: setup $(CARGO_DENY) ## Format, lints, licences, the repository's own rules, manifests and units, docs
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	PATH="$(dir $(CARGO_DENY)):$$PATH" cargo deny --all-features check bans licenses sources
 	cargo xtask deps
 	cargo xtask tidy
+	deploy/kubernetes/validate
+	if command -v systemd-analyze >/dev/null; then deploy/systemd/verify; fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
 
 test: build ## All tests

@@ -7,7 +7,7 @@ use std::{
 use futures::future::Either;
 use muster_access::{ANY_NODE, Identity, Role, Secret, TokenFile};
 use tonic::{
-    Status,
+    Code, Status,
     codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION},
 };
 use tower::{Layer, Service};
@@ -125,12 +125,14 @@ where
             }
             Err(status) => {
                 let address = peer.map(|peer| peer.address.to_string());
-                tracing::info!(
-                    path,
-                    address,
-                    reason = status.message(),
-                    "a call was refused"
-                );
+                let reason = status.message();
+                // Strangers must not fill the log; whoever is known and may not is worth a line.
+                match status.code() {
+                    Code::PermissionDenied => {
+                        tracing::info!(path, address, reason, "a call was refused");
+                    }
+                    _ => tracing::debug!(path, address, reason, "a call was refused"),
+                }
                 Either::Right(ready(Ok(status.into_http())))
             }
         }
@@ -140,8 +142,6 @@ where
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use tonic::Code;
-
     use super::*;
 
     const STATUS: &str = "/muster.v1.JobService/GetStatus";
