@@ -72,7 +72,8 @@ Error:
     ·  ─────
  11 │ x = 1
     ╰────
-  help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint, queue
+  help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint, queue,
+        network
 "#);
 }
 
