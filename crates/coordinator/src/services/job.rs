@@ -2,11 +2,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
-    self, CordonNodeRequest, CordonNodeResponse, GetLogsRequest, GetStatusRequest, JobStatus,
-    ListCheckpointsRequest, ListCheckpointsResponse, ListEventsRequest, ListJobsRequest,
-    ListJobsResponse, ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse,
-    StopRequest, StopResponse, SubmitRequest, SubmitResponse, UncordonNodeRequest,
-    UncordonNodeResponse, WatchStatusRequest, job_service_server::JobService,
+    self, CordonNodeRequest, CordonNodeResponse, GetHistoryRequest, GetLogsRequest,
+    GetStatusRequest, JobHistory, JobStatus, ListCheckpointsRequest, ListCheckpointsResponse,
+    ListEventsRequest, ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse,
+    ListStepsRequest, LogChunk, ResumeRequest, ResumeResponse, StopRequest, StopResponse,
+    SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest,
+    job_service_server::JobService,
 };
 use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
@@ -22,9 +23,11 @@ use super::{
 use crate::{
     access::Caller,
     convert,
+    history::read_history,
     inbox::{Core, stopping},
     job_files::JobDirs,
     log_router::LogRouter,
+    step_records::read_steps,
     submission,
 };
 
@@ -84,6 +87,10 @@ impl Jobs {
 /// A reason is shown in a line.
 const LONGEST_REASON: usize = 500;
 
+fn internal(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
 fn gone(job: JobId) -> Status {
     Status::not_found(format!("there is no job {job}"))
 }
@@ -93,6 +100,7 @@ impl JobService for Jobs {
     type WatchStatusStream = Answers<JobStatus>;
     type ListEventsStream = Answers<v1::Event>;
     type GetLogsStream = Answers<LogChunk>;
+    type ListStepsStream = Answers<v1::Fed>;
 
     async fn submit(
         &self,
@@ -215,6 +223,35 @@ impl JobService for Jobs {
         let (client, queue) = mpsc::channel(QUEUE);
         // Ends as `Events::run` says.
         tokio::spawn(events.run(client));
+        Ok(Response::new(answers(queue)))
+    }
+
+    async fn get_history(
+        &self,
+        request: Request<GetHistoryRequest>,
+    ) -> Result<Response<JobHistory>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let journal = self.journal.clone();
+        let read = tokio::task::spawn_blocking(move || read_history(&journal, job));
+        let history = read.await.map_err(internal)?.map_err(internal)?;
+        Ok(Response::new(history.ok_or_else(|| gone(job))?))
+    }
+
+    async fn list_steps(
+        &self,
+        request: Request<ListStepsRequest>,
+    ) -> Result<Response<Self::ListStepsStream>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let steps = read_steps(&self.dirs.of(job)).map_err(internal)?;
+        let (client, queue) = mpsc::channel(QUEUE);
+        // Ends with the metrics, or when the client has gone.
+        tokio::task::spawn_blocking(move || {
+            for step in steps {
+                if client.blocking_send(step.map_err(internal)).is_err() {
+                    return;
+                }
+            }
+        });
         Ok(Response::new(answers(queue)))
     }
 
