@@ -2,7 +2,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 
-const VERSION: &str = concat!(
+/// What `--version` says.
+pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("MUSTER_COMMIT"),
@@ -60,6 +61,8 @@ pub enum Command {
     Logs(commands::logs::Args),
     /// Save a checkpoint and end a job, to be resumed later
     Stop(commands::stop::Args),
+    /// End a job at once, without saving
+    Cancel(commands::cancel::Args),
     /// Take a stopped or failed job up again, from its newest checkpoint
     Resume(commands::resume::Args),
     /// List the nodes
@@ -86,6 +89,12 @@ pub enum Command {
     Config(commands::config::Args),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
+    /// Look this machine over: what is wrong with it, and how to put it right
+    Doctor(commands::doctor::Args),
+    /// Print what a shell needs to complete these commands
+    Completions(commands::completions::Args),
+    /// Write manual pages, one a command
+    Man(commands::man::Args),
     /// Start one worker, wait for it and keep its exit status; agents call it
     #[command(hide = true)]
     Shim(commands::shim::Args),

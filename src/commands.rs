@@ -2,18 +2,22 @@
 
 pub mod agent;
 pub mod audit;
+pub mod cancel;
 pub mod certs;
 pub mod checkpoint;
+pub mod completions;
 pub mod config;
 pub mod coordinator;
 pub mod cordon;
 pub mod data;
+pub mod doctor;
 pub mod events;
 pub mod generate;
 pub mod health;
 pub mod jobs;
 pub mod journal;
 pub mod logs;
+pub mod man;
 pub mod nodes;
 pub mod resume;
 pub mod run;

@@ -46,6 +46,12 @@ impl Failure {
         self
     }
 
+    /// What went wrong, on one line, without the help.
+    pub fn words(&self) -> String {
+        let words: Vec<_> = self.reports.iter().map(ToString::to_string).collect();
+        words.join("; ")
+    }
+
     fn new(exit: u8, report: Report) -> Self {
         Self {
             exit,

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use crate::{
     client::{self, Coordinator},
     failure::Failure,
-    run_record::RunRecord,
+    run_record::{COORDINATOR, RunRecord},
 };
 
 /// The records of single steps, in order.
@@ -65,7 +65,7 @@ pub fn of_run(directory: &Path) -> Result<Found, Failure> {
             ),
         );
     };
-    let journal = directory.join("coordinator").join(JOURNAL);
+    let journal = directory.join(COORDINATOR).join(JOURNAL);
     let job = run.job_id.parse().map_err(|error| unreadable(&error))?;
     let history = read_history(&journal, job).map_err(Failure::operation)?;
     let Some(history) = history else {

@@ -1,14 +1,20 @@
 //! The muster binary: coordinator, agent and command line.
 
+mod acted;
 mod audit_words;
 mod checkpoints;
 mod cli;
 mod client;
 mod commands;
+mod doctor;
+#[cfg(test)]
+mod examples;
 mod failure;
 mod job_history;
 mod limits;
+mod log_lines;
 mod logging;
+mod manual;
 mod output;
 mod progress;
 mod recompute;
@@ -67,6 +73,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Events(args) => commands::events::run(args).await,
         Command::Logs(args) => commands::logs::run(args).await,
         Command::Stop(args) => commands::stop::run(args).await,
+        Command::Cancel(args) => commands::cancel::run(args).await,
         Command::Resume(args) => commands::resume::run(args).await,
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Cordon(args) => commands::cordon::run(args).await,
@@ -80,6 +87,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Journal(args) => commands::journal::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,
+        Command::Doctor(args) => commands::doctor::run(args).await,
+        Command::Completions(args) => commands::completions::run(args),
+        Command::Man(args) => commands::man::run(args),
         Command::Shim(args) => commands::shim::run(args),
     }
 }

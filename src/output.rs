@@ -4,7 +4,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use comfy_table::{Table, presets};
+use comfy_table::{Table, TableComponent, presets};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -65,6 +65,9 @@ pub fn pairs() -> Table {
 fn bare() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    // A line a row is enough: what lies between them would take as much room again.
+    table.remove_style(TableComponent::HorizontalLines);
+    table.remove_style(TableComponent::MiddleIntersections);
     table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
     table
 }

@@ -10,7 +10,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use muster_proto::v1::{Event, JobStatus};
 
-use crate::{client, commands::events::details, failure::Failure, logging::bars, output, words};
+use serde_json::json;
+
+use crate::{
+    client,
+    commands::events::details,
+    failure::Failure,
+    logging::bars,
+    output::{self, Output},
+    words,
+};
 
 /// Between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -28,16 +37,36 @@ pub struct Progress {
 #[derive(Debug)]
 enum Display {
     Bar(ProgressBar),
-    Plain { told_at: Option<Instant>, step: u64 },
+    Plain {
+        told_at: Option<Instant>,
+        step: u64,
+    },
+    /// Programs ask for what they want to know.
+    Silent,
 }
 
 impl Progress {
     /// Says where the run is and how to reach it.
-    pub fn start(directory: &Path, url: &str, status: &JobStatus) -> Result<Self, Failure> {
-        output::line(format_args!("run   {}", directory.display()))?;
-        output::line(format_args!("job   {} ({})", status.job_id, status.name))?;
-        output::line(format_args!("watch muster status --coordinator {url}"))?;
-        let display = if io::stdout().is_terminal() && io::stderr().is_terminal() {
+    pub fn start(
+        directory: &Path,
+        url: &str,
+        status: &JobStatus,
+        output: Output,
+    ) -> Result<Self, Failure> {
+        if output == Output::Json {
+            output::json_line(&json!({
+                "directory": directory,
+                "job_id": status.job_id,
+                "coordinator": url,
+            }))?;
+        } else {
+            output::line(format_args!("run   {}", directory.display()))?;
+            output::line(format_args!("job   {} ({})", status.job_id, status.name))?;
+            output::line(format_args!("watch muster status --coordinator {url}"))?;
+        }
+        let display = if output == Output::Json {
+            Display::Silent
+        } else if io::stdout().is_terminal() && io::stderr().is_terminal() {
             let bar = ProgressBar::new(status.total_steps).with_style(style());
             let bar = bars().add(bar);
             bar.enable_steady_tick(Duration::from_millis(250));
@@ -58,6 +87,7 @@ impl Progress {
     /// Shows a status.
     pub fn status(&mut self, status: &JobStatus) -> Result<(), Failure> {
         match &mut self.display {
+            Display::Silent => Ok(()),
             Display::Bar(bar) => {
                 bar.set_position(status.step);
                 bar.set_message(describe(status));
@@ -159,7 +189,10 @@ impl Progress {
 
     /// Tells something, above the bar.
     pub fn note(&mut self, text: &str) -> Result<(), Failure> {
-        bars().suspend(|| output::line(text))
+        match self.display {
+            Display::Silent => Ok(()),
+            _ => bars().suspend(|| output::line(text)),
+        }
     }
 
     /// Takes the bar away.
@@ -199,7 +232,19 @@ fn describe(status: &JobStatus) -> String {
 }
 
 /// Says how the run ended, and gives the outcome of the command.
-pub fn summary(status: &JobStatus, directory: &Path) -> Result<(), Failure> {
+pub fn summary(status: &JobStatus, directory: &Path, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        output::json_line(status)?;
+    } else {
+        describe_end(status, directory)?;
+    }
+    match status.state.as_str() {
+        "finished" => Ok(()),
+        _ => Err(Failure::told()),
+    }
+}
+
+fn describe_end(status: &JobStatus, directory: &Path) -> Result<(), Failure> {
     let time = |text: &Option<String>| text.as_deref()?.parse::<Timestamp>().ok();
     let took = match (time(&status.started_at), time(&status.ended_at)) {
         (Some(start), Some(end)) => {
@@ -234,9 +279,5 @@ pub fn summary(status: &JobStatus, directory: &Path) -> Result<(), Failure> {
         "metrics",
         directory.join("metrics.jsonl").display().to_string(),
     );
-    output::line(pairs)?;
-    match status.state.as_str() {
-        "finished" => Ok(()),
-        _ => Err(Failure::told()),
-    }
+    output::line(pairs)
 }

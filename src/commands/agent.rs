@@ -1,12 +1,14 @@
 use std::{net::UdpSocket, path::PathBuf, time::Duration};
 
 use muster_agent::{Agent, AgentError, Options, Pinning, SlotsOption};
+use serde_json::json;
 
 use crate::{
     client::{self, Coordinator},
     commands,
     failure::Failure,
-    output,
+    limits,
+    output::{self, Output},
     signals::Signals,
     worker_binary,
 };
@@ -50,6 +52,9 @@ pub struct Args {
     /// upgrade
     #[arg(long)]
     leave_workers: bool,
+    /// How to print what it offers; JSON is one line
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Serves until asked to end.
@@ -71,13 +76,20 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         options.pinning = Pinning::Never;
     }
     options.slots = args.slots.map_or(SlotsOption::Auto, SlotsOption::Count);
+    limits::raise_open_files();
     let handle = Agent::start(options).await.map_err(failure)?;
     let devices: Vec<_> = handle.slots().iter().map(|it| it.device.as_str()).collect();
-    output::line(format_args!(
-        "agent: {name} at {advertise} offers {} slots: {}",
-        devices.len(),
-        devices.join(" ")
-    ))?;
+    match args.output {
+        Output::Json => {
+            let offer = json!({ "node": name, "address": advertise, "slots": devices });
+            output::json_line(&offer)?;
+        }
+        Output::Table => output::line(format_args!(
+            "agent: {name} at {advertise} offers {} slots: {}",
+            devices.len(),
+            devices.join(" ")
+        ))?,
+    }
     signals.next().await;
     if args.leave_workers {
         handle.leave().await;
@@ -103,7 +115,7 @@ pub fn failure(error: AgentError) -> Failure {
 }
 
 /// The host's name, with what a node's name cannot hold left out.
-fn host_name() -> String {
+pub fn host_name() -> String {
     let name = nix::sys::utsname::uname().map_or_else(
         |_| String::new(),
         |names| names.nodename().to_string_lossy().into_owned(),
@@ -119,7 +131,7 @@ fn host_name() -> String {
 }
 
 /// The address of this machine on the way to the coordinator. Nothing is sent: connecting a datagram socket only picks it.
-fn own_address(url: &str) -> String {
+pub fn own_address(url: &str) -> String {
     let place = muster_access::place(url);
     let find = |local: &str| {
         let socket = UdpSocket::bind(local).ok()?;

@@ -44,6 +44,9 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make an authority, and certificates of the coordinator, of an admin and of nodes
+    #[command(after_help = "\
+Examples:
+  muster certs init certs --host head.cluster --host 10.0.0.5")]
     Init {
         /// Where they go: DIR/ca, DIR/coordinator, DIR/admin, DIR/node
         #[arg(value_name = "DIR")]
@@ -54,8 +57,16 @@ enum Command {
         /// How long they hold; the authority itself holds ten years
         #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
+        /// How to print what was made
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Make one more certificate, in DIR/NAME
+    #[command(after_help = "\
+Examples:
+  muster certs issue certs anna --role submitter
+  muster certs issue certs node-7 --role node
+  muster certs issue certs coordinator --host head.cluster --renew")]
     Issue {
         /// Where `muster certs init` made the authority
         #[arg(value_name = "DIR")]
@@ -78,8 +89,15 @@ enum Command {
         /// Replace one that is there; agents and workers use the new one from their next connection on
         #[arg(long)]
         renew: bool,
+        /// How to print what was made
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Show what certificates say, and how long they hold
+    #[command(after_help = "\
+Examples:
+  muster certs show certs/anna certs/coordinator
+  muster certs show certs/* -o json | jq '.[] | select(.valid_now | not)'")]
     Show {
         /// Credentials directories, or certificate files
         #[arg(value_name = "PATH", required = true)]
@@ -97,7 +115,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
             directory,
             hosts,
             days,
-        } => init(&directory, hosts, days),
+            output,
+        } => init(&directory, hosts, days, output),
         Command::Issue {
             directory,
             name,
@@ -106,6 +125,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             hosts,
             days,
             renew,
+            output,
         } => {
             let subject = match role {
                 Some(role) => caller(&name, role),
@@ -123,13 +143,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
             let authority = Authority::open(&directory.join(AUTHORITY)).map_err(failure)?;
             issue(&authority, &subject, days, &out)?;
-            output::line(out.display())
+            match output {
+                Output::Json => output::json_line(&json!({ "directory": out })),
+                Output::Table => output::line(out.display()),
+            }
         }
         Command::Show { paths, output } => show(&paths, output),
     }
 }
 
-fn init(directory: &Path, hosts: Vec<String>, days: u32) -> Result<(), Failure> {
+fn init(directory: &Path, hosts: Vec<String>, days: u32, output: Output) -> Result<(), Failure> {
     let validity = Validity {
         from: SystemTime::now(),
         days: AUTHORITY_DAYS,
@@ -149,6 +172,7 @@ fn init(directory: &Path, hosts: Vec<String>, days: u32) -> Result<(), Failure> 
         ),
     ];
     let mut table = output::pairs();
+    let mut made = vec![directory.join(AUTHORITY)];
     let key = directory.join(AUTHORITY).join("ca.key");
     table.add_row([
         key.display().to_string(),
@@ -158,8 +182,12 @@ fn init(directory: &Path, hosts: Vec<String>, days: u32) -> Result<(), Failure> 
         let out = directory.join(name);
         issue(&authority, &subject, days, &out)?;
         table.add_row([out.display().to_string(), purpose.to_owned()]);
+        made.push(out);
     }
-    output::line(table)
+    match output {
+        Output::Json => output::json_line(&json!({ "directories": made })),
+        Output::Table => output::line(table),
+    }
 }
 
 fn issue(authority: &Authority, subject: &Subject, days: u32, out: &Path) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
 use clap::Subcommand;
-use muster_store::{Checkpoint, ObjectsError};
+use muster_store::{Checkpoint, ObjectsError, Verified};
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 Examples:
   muster checkpoint ls runs/quickstart-20260131-080500
   muster checkpoint verify runs/quickstart-20260131-080500
-  muster checkpoint hash shared/checkpoints/<job>/step-0000001000.g7
+  muster checkpoint hash shared/checkpoints/JOB/step-0000001000.g7
 
 A URI is a path or file:// URI of a checkpoint, of a job's checkpoints, of a checkpoint root or of a run's directory.")]
 pub struct Args {
@@ -26,6 +26,10 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the checkpoints at a URI, newest first
+    #[command(after_help = "\
+Examples:
+  muster checkpoint ls runs/quickstart-20260131-080500
+  muster checkpoint ls shared/checkpoints -o json | jq -r '.[0].uri'")]
     Ls {
         /// Where to look
         uri: String,
@@ -34,14 +38,30 @@ enum Command {
         output: Output,
     },
     /// Read every byte again and compare it with the manifest: of each checkpoint at a URI
+    #[command(after_help = "\
+Examples:
+  muster checkpoint verify runs/quickstart-20260131-080500
+  muster checkpoint verify shared/checkpoints -o json | jq 'select(.ok | not)'
+
+Exit code 1 where one does not read back.")]
     Verify {
         /// Where to look
         uri: String,
+        /// How to print the outcomes; JSON is one object a line
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Print one digest over parameters and optimizer state, whatever the world size and the layout of files
+    #[command(after_help = "\
+Examples:
+  muster checkpoint hash runs/first
+  muster checkpoint hash runs/first -o json")]
     Hash {
         /// Where to look; the newest checkpoint there that reads back is taken
         uri: String,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -49,10 +69,17 @@ enum Command {
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         Command::Ls { uri, output } => list(&uri, output).await,
-        Command::Verify { uri } => verify(&uri).await,
-        Command::Hash { uri } => {
+        Command::Verify { uri, output } => verify(&uri, output).await,
+        Command::Hash { uri, output } => {
             let checkpoint = checkpoints::newest_valid(&uri).await?;
-            output::line(checkpoint.state_digest())
+            let digest = checkpoint.state_digest();
+            match output {
+                Output::Json => output::json(&json!({
+                    "uri": checkpoint.uri(),
+                    "state_digest": digest.to_string(),
+                })),
+                Output::Table => output::line(digest),
+            }
         }
     }
 }
@@ -118,21 +145,18 @@ fn as_json(uri: &str, row: &Result<Checkpoint, ObjectsError>) -> Value {
     }
 }
 
-async fn verify(uri: &str) -> Result<(), Failure> {
+async fn verify(uri: &str, output: Output) -> Result<(), Failure> {
     let places = checkpoints::list(uri)?;
     let mut bad = 0;
     for place in &places {
-        output::line(place)?;
-        let outcome = match Checkpoint::open(place).await {
-            Ok(checkpoint) => report(&checkpoint).await?,
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(summary) => output::line(format_args!("  ok: {summary}"))?,
-            Err(error) => {
-                bad += 1;
-                output::line(format_args!("  BAD: {error}"))?;
-            }
+        if output == Output::Table {
+            output::line(place)?;
+        }
+        let outcome = read_back(place).await;
+        bad += usize::from(outcome.is_err());
+        match output {
+            Output::Json => output::json_line(&verified_json(place, &outcome))?,
+            Output::Table => report(&outcome)?,
         }
     }
     match bad {
@@ -145,23 +169,42 @@ async fn verify(uri: &str) -> Result<(), Failure> {
     }
 }
 
-/// Verifies one checkpoint, with a line a file.
-async fn report(checkpoint: &Checkpoint) -> Result<Result<String, ObjectsError>, Failure> {
-    let outcome = checkpoint.verify().await;
+async fn read_back(place: &str) -> Result<(Checkpoint, Verified), ObjectsError> {
+    let checkpoint = Checkpoint::open(place).await?;
+    let verified = checkpoint.verify().await?;
+    Ok((checkpoint, verified))
+}
+
+fn verified_json(uri: &str, outcome: &Result<(Checkpoint, Verified), ObjectsError>) -> Value {
+    match outcome {
+        Ok((_, verified)) => json!({
+            "uri": uri,
+            "ok": true,
+            "files": verified.files,
+            "tensors": verified.tensors,
+            "bytes": verified.bytes,
+            "error": null,
+        }),
+        Err(error) => json!({ "uri": uri, "ok": false, "error": error.to_string() }),
+    }
+}
+
+/// Tells of one checkpoint, with a line a file.
+fn report(outcome: &Result<(Checkpoint, Verified), ObjectsError>) -> Result<(), Failure> {
+    let (checkpoint, verified) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return output::line(format_args!("  BAD: {error}")),
+    };
     let manifest = checkpoint.manifest();
     let shards = manifest.files.iter().map(|it| (&it.file, it.bytes));
     let extra = manifest.extra_files.iter().map(|it| (&it.file, it.bytes));
-    let verified = match outcome {
-        Ok(verified) => verified,
-        Err(error) => return Ok(Err(error)),
-    };
     for (file, bytes) in shards.chain(extra) {
         output::line(format_args!("  ok   {file} ({})", words::bytes(bytes)))?;
     }
-    Ok(Ok(format!(
-        "{} files, {} tensors, {}",
+    output::line(format_args!(
+        "  ok: {} files, {} tensors, {}",
         verified.files,
         verified.tensors,
         words::bytes(verified.bytes)
-    )))
+    ))
 }

@@ -16,6 +16,10 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_help = "\
+Examples:
+  muster config show configs/quickstart.toml --set train.steps=200
+  MUSTER__TRAIN__SEED=7 muster config show configs/quickstart.toml -o json")]
     /// Print a run spec as it stands once defaults, file, environment and --set are put together
     Show {
         #[command(flatten)]
@@ -25,6 +29,9 @@ enum Command {
         output: SpecOutput,
     },
     /// Print the JSON Schema of run specs
+    #[command(after_help = "\
+Examples:
+  muster config schema > run-spec.schema.json")]
     Schema,
 }
 

@@ -2,7 +2,15 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use muster_coordinator::{Coordinator, CoordinatorError, Options, UserQuotas};
 
-use crate::{client::DEFAULT_LISTEN, failure::Failure, limits, output, signals::Signals};
+use serde_json::json;
+
+use crate::{
+    client::DEFAULT_LISTEN,
+    failure::Failure,
+    limits,
+    output::{self, Output},
+    signals::Signals,
+};
 
 /// Arguments of `muster coordinator`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +41,9 @@ pub struct Args {
     /// Slots that the jobs of each user may hold, or with NAME=N those of one user; 0: any number. May be repeated
     #[arg(long = "user-quota", value_name = "[NAME=]N", value_parser = quota)]
     user_quotas: Vec<(Option<String>, u32)>,
+    /// How to print where it listens; JSON is one line
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Reads `N` or `NAME=N`.
@@ -75,7 +86,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     options.user_quotas = quotas(args.user_quotas)?;
     limits::raise_open_files();
     let mut handle = Coordinator::start(options).await.map_err(failure)?;
-    output::line(format_args!("coordinator: {}", handle.url()))?;
+    match args.output {
+        Output::Json => output::json_line(&json!({ "url": handle.url() }))?,
+        Output::Table => output::line(format_args!("coordinator: {}", handle.url()))?,
+    }
     let outcome = tokio::select! {
         outcome = handle.join() => outcome,
         () = signals.next() => Ok(()),

@@ -1,6 +1,6 @@
 use muster_proto::v1::CordonNodeRequest;
 
-use crate::{client::Coordinator, failure::Failure, output};
+use crate::{acted, client::Coordinator, failure::Failure, output::Output};
 
 /// Arguments of `muster cordon`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +25,9 @@ pub struct Args {
     reason: String,
     #[command(flatten)]
     coordinator: Coordinator,
+    /// How to print the outcome; JSON is the node as `muster nodes` lists it, on one line
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Cordons a node. Returns when that is on record.
@@ -35,8 +38,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         reason: args.reason,
     };
     client.cordon_node(request).await?;
-    output::line(format_args!(
+    let words = format!(
         "nothing new is placed on node {0}; `muster uncordon {0}` ends that",
         args.node
-    ))
+    );
+    acted::node(&mut client, &args.node, args.output, words).await
 }

@@ -37,8 +37,17 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Turn .txt and .jsonl files, and directories of them, into a dataset
+    #[command(after_help = "\
+Examples:
+  muster data prepare --tokenizer train-bpe:4096 --out data/mine texts/
+  muster data prepare --tokenizer bytes --out data/bytes one.txt two.jsonl
+  muster data prepare --tokenizer tokenizer.json --documents paragraphs:500 --out data/mine texts/ -o json")]
     Prepare(Prepare),
     /// Say what a dataset holds, and show samples of its text
+    #[command(after_help = "\
+Examples:
+  muster data inspect data/mine --samples 5
+  muster data inspect data/mine -o json | jq .train.tokens")]
     Inspect {
         /// The dataset's directory
         #[arg(value_name = "DIR")]
@@ -81,6 +90,9 @@ struct Prepare {
     /// Replace bytes that are not UTF-8, instead of refusing the file
     #[arg(long)]
     replace_invalid_utf8: bool,
+    /// How to print what was made
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Makes datasets and looks into them.
@@ -137,6 +149,9 @@ async fn make(args: Prepare) -> Result<(), Failure> {
     let summary = outcome.map_err(Failure::operation)?.map_err(failure)?;
     for note in &summary.notes {
         eprintln!("note: {note}");
+    }
+    if args.output == Output::Json {
+        return output::json(&summary);
     }
     output::line(format_args!(
         "{}: {} files, {}, vocabulary {}",

@@ -1,6 +1,16 @@
-use std::{os::unix::process::CommandExt, process::Command};
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
 
-use crate::{checkpoints, failure::Failure, worker_binary};
+use serde_json::json;
+
+use crate::{
+    checkpoints,
+    failure::Failure,
+    output::{self, Output},
+    worker_binary,
+};
 
 /// Arguments of `muster generate`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +40,9 @@ pub struct Args {
     /// Always take the most likely token
     #[arg(long)]
     greedy: bool,
+    /// How to print the text; JSON comes once all of it is there
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
@@ -41,7 +54,7 @@ fn temperature(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Becomes `muster-worker generate`, which has the tensors.
+/// Becomes `muster-worker generate`, which has the tensors; for JSON it runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let worker = worker_binary::find()?;
     let checkpoint = checkpoints::newest_valid(&args.checkpoint).await?;
@@ -60,9 +73,20 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     if args.greedy {
         command.arg("--greedy");
     }
-    let error = command.exec();
-    Err(Failure::operation(format!(
-        "cannot start {}: {error}",
-        worker.display()
-    )))
+    let cannot_start =
+        |error| Failure::operation(format!("cannot start {}: {error}", worker.display()));
+    if args.output == Output::Table {
+        return Err(cannot_start(command.exec()));
+    }
+    let printed = command.stderr(Stdio::inherit()).output();
+    let printed = printed.map_err(cannot_start)?;
+    if !printed.status.success() {
+        // It has said why.
+        return Err(Failure::told());
+    }
+    output::json(&json!({
+        "checkpoint": checkpoint.uri(),
+        "prompt": args.prompt,
+        "text": String::from_utf8_lossy(&printed.stdout),
+    }))
 }

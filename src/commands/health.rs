@@ -1,4 +1,5 @@
 use muster_access::Dial;
+use serde_json::json;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -6,7 +7,7 @@ use tonic_health::pb::{
 use crate::{
     client::{self, Coordinator},
     failure::Failure,
-    output,
+    output::{self, Output},
 };
 
 /// Arguments of `muster health`.
@@ -19,6 +20,9 @@ It asks grpc.health.v1, which takes no role: for probes, where the prober does n
 pub struct Args {
     #[command(flatten)]
     coordinator: Coordinator,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Asks whether a coordinator serves.
@@ -38,7 +42,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         .await?
         .into_inner();
     match answer.status() {
-        ServingStatus::Serving => output::line("serving"),
+        ServingStatus::Serving => match args.output {
+            Output::Json => output::json_line(&json!({ "status": "serving" })),
+            Output::Table => output::line("serving"),
+        },
         other => Err(Failure::operation(format!(
             "the coordinator at {url} does not serve: {}",
             other.as_str_name()

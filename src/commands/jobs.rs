@@ -9,6 +9,10 @@ use crate::{
 
 /// Arguments of `muster jobs`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster jobs
+  muster jobs -o json | jq -r '.[] | select(.state == \"pending\").state_reason'")]
 pub struct Args {
     #[command(flatten)]
     coordinator: Coordinator,

@@ -11,6 +11,10 @@ use crate::{
 
 /// Arguments of `muster journal`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster journal check /var/lib/muster
+  muster journal backup /var/lib/muster /backup/journal-2026-07-01.sqlite")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,6 +23,12 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Read a journal as a coordinator would on its start, and its file more closely; it may be in use
+    #[command(after_help = "\
+Examples:
+  muster journal check /var/lib/muster
+  muster journal check /backup/journal-2026-07-01.sqlite -o json
+
+Exit code 1 where something is wrong with it.")]
     Check {
         /// The journal, or the coordinator's data directory
         path: PathBuf,
@@ -40,6 +50,9 @@ know of them.")]
         path: PathBuf,
         /// Where the copy goes; nothing is replaced
         to: PathBuf,
+        /// How to print what the copy holds
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -49,21 +62,25 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Command::Check { path, output } => {
             let path = journal(&path)?;
             let summary = check_journal(&path).map_err(Failure::operation)?;
-            if output == Output::Json {
-                return output::json(&json!({
-                    "path": path,
-                    "records": summary.records,
-                    "jobs": summary.jobs,
-                    "newest": summary.newest.map(|at| at.to_string()),
-                }));
-            }
-            output::line(format_args!("{}: {}", path.display(), words(summary)))
+            print(&path, summary, output)
         }
-        Command::Backup { path, to } => {
+        Command::Backup { path, to, output } => {
             let summary = backup_journal(&journal(&path)?, &to).map_err(Failure::operation)?;
-            output::line(format_args!("{}: {}", to.display(), words(summary)))
+            print(&to, summary, output)
         }
     }
+}
+
+fn print(path: &Path, summary: JournalSummary, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return output::json(&json!({
+            "path": path,
+            "records": summary.records,
+            "jobs": summary.jobs,
+            "newest": summary.newest.map(|at| at.to_string()),
+        }));
+    }
+    output::line(format_args!("{}: {}", path.display(), words(summary)))
 }
 
 fn journal(path: &Path) -> Result<PathBuf, Failure> {

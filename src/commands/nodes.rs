@@ -8,6 +8,10 @@ use crate::{
 
 /// Arguments of `muster nodes`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster nodes
+  muster nodes -o json | jq -r '.[] | select(.connected | not).name'")]
 pub struct Args {
     #[command(flatten)]
     coordinator: Coordinator,

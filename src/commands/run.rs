@@ -13,8 +13,10 @@ use crate::{
     client::{self, Client},
     commands,
     failure::Failure,
+    output::Output,
     progress::{Progress, summary},
     run_directory::RunDirectory,
+    run_record,
     signals::Signals,
     spec_file::{self, SpecArgs},
     worker_binary,
@@ -48,6 +50,9 @@ pub struct Args {
     /// Port on 127.0.0.1 at which `muster status` and the like reach the run; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     port: u16,
+    /// How to tell of the run; JSON is two lines: where it is, and at its end the job's status
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Trains to the end, on this machine.
@@ -67,7 +72,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let directory = RunDirectory::claim(args.out, spec)?;
     let path = directory.path();
     let listen = SocketAddr::from(([127, 0, 0, 1], args.port));
-    let mut options = muster_coordinator::Options::new(listen, path.join("coordinator"));
+    let mut options = muster_coordinator::Options::new(listen, path.join(run_record::COORDINATOR));
     options.job_dir = Some(path.to_owned());
     let coordinator = match Coordinator::start(options).await {
         Ok(coordinator) => coordinator,
@@ -99,7 +104,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             .shutdown()
             .await
             .map_err(commands::coordinator::failure)?;
-        return summary(&job.status, path);
+        return summary(&job.status, path, args.output);
     }
     let mut options =
         muster_agent::Options::new(&url, NODE, path, worker, commands::shim::command()?);
@@ -110,7 +115,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let agent = Agent::start(options)
         .await
         .map_err(commands::agent::failure)?;
-    let mut progress = Progress::start(path, &url, &job.status)?;
+    let mut progress = Progress::start(path, &url, &job.status, args.output)?;
     let mut coordinator = coordinator;
     let outcome = tokio::select! {
         outcome = job.follow(&mut signals, &mut progress) => outcome,
@@ -128,7 +133,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         .shutdown()
         .await
         .map_err(commands::coordinator::failure)?;
-    summary(&job.status, path)
+    summary(&job.status, path, args.output)
 }
 
 /// What the one node offers.

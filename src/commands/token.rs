@@ -30,6 +30,10 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a token, and note its digest
+    #[command(after_help = "\
+Examples:
+  muster token new anna --role submitter --file tokens.toml
+  muster token new nodes --role node --file tokens.toml --out node-credentials")]
     New {
         /// Whom it makes of its holder; jobs submitted with it are of this user
         name: String,
@@ -42,8 +46,15 @@ enum Command {
         /// Write it as `token` into this directory, for --credentials, and do not print it
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// How to print what was made
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// List who has a token
+    #[command(after_help = "\
+Examples:
+  muster token list --file tokens.toml
+  muster token list --file tokens.toml -o json")]
     List {
         /// The coordinator's token file
         #[arg(long, value_name = "FILE", env = "MUSTER_TOKENS")]
@@ -53,12 +64,18 @@ enum Command {
         output: Output,
     },
     /// Take a token back; in force from the coordinator's next start
+    #[command(after_help = "\
+Examples:
+  muster token revoke anna --file tokens.toml")]
     Revoke {
         /// Whose
         name: String,
         /// The coordinator's token file
         #[arg(long, value_name = "FILE", env = "MUSTER_TOKENS")]
         file: PathBuf,
+        /// How to print whose it was
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -70,6 +87,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             role,
             file,
             out,
+            output,
         } => {
             let mut tokens = match file.exists() {
                 true => TokenFile::read(&file).map_err(failure)?,
@@ -86,6 +104,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 .map_err(failure)?;
             // The token is with its owner before anyone believes it.
             match &out {
+                None if output == Output::Json => {
+                    let token = secret.reveal();
+                    output::json_line(&json!({ "name": name, "role": role, "token": token }))?;
+                }
                 None => output::line(secret.reveal())?,
                 Some(directory) => {
                     if directory.join("token").exists() {
@@ -99,6 +121,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
             tokens.write(&file).map_err(failure)?;
             match out {
+                Some(directory) if output == Output::Json => output::json_line(
+                    &json!({ "name": name, "role": role, "directory": directory }),
+                ),
                 // Only the token is on stdout, for a pipe.
                 None => Ok(()),
                 Some(directory) => output::line(format_args!(
@@ -128,10 +153,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
             output::line(table)
         }
-        Command::Revoke { name, file } => {
+        Command::Revoke { name, file, output } => {
             let mut tokens = TokenFile::read(&file).map_err(failure)?;
             tokens.revoke(&name).map_err(failure)?;
             tokens.write(&file).map_err(failure)?;
+            if output == Output::Json {
+                return output::json_line(&json!({ "name": name }));
+            }
             output::line(format_args!(
                 "the token of {name} is revoked; restart the coordinator, jobs go on meanwhile"
             ))

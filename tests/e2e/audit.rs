@@ -21,6 +21,18 @@ use crate::{
 const CONTEXT: u32 = 16;
 const BATCH: u64 = 12;
 
+/// Audits, and finds that all is accounted for; the report.
+pub fn assert_audit_is_clean(arguments: &[&str]) -> Value {
+    let (report, accounted_for) = audit(arguments);
+    assert_eq!(report["verdict"], "clean", "{report}");
+    assert!(accounted_for, "{report}");
+    for quantity in ["samples", "tokens"] {
+        let quantity = &report[quantity];
+        assert_eq!(quantity["fed"], quantity["expected"], "{report}");
+    }
+    report
+}
+
 /// An audit's outcome, and whether its exit code said that all is accounted for.
 fn audit(arguments: &[&str]) -> (Value, bool) {
     let all = [&["audit", "-o", "json"], arguments].concat();
@@ -31,18 +43,6 @@ fn audit(arguments: &[&str]) -> (Value, bool) {
     let report = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{all:?}: {error}: {said}"));
     (report, code == Some(0))
-}
-
-fn assert_clean(report: &(Value, bool)) {
-    let (report, accounted_for) = report;
-    assert_eq!(report["verdict"], "clean", "{report}");
-    assert!(accounted_for, "{report}");
-    for quantity in ["samples", "tokens"] {
-        assert_eq!(
-            report[quantity]["fed"], report[quantity]["expected"],
-            "{report}"
-        );
-    }
 }
 
 #[test]
@@ -63,9 +63,8 @@ fn a_job_that_lost_workers_was_resized_stopped_and_resumed_is_clean() {
         step = status_of(&url, &job)["step"].as_u64().unwrap() + 10;
     }
     // One that goes on is audited up to its newest watermark.
-    let running = audit(&[&job, "--coordinator", &url]);
-    assert_clean(&running);
-    let steps = &running.0["steps"];
+    let running = assert_audit_is_clean(&[&job, "--coordinator", &url]);
+    let steps = &running["steps"];
     let sum =
         |keys: [&str; 2]| -> u64 { keys.map(|key| steps[key].as_u64().unwrap()).iter().sum() };
     assert_eq!(steps["committed"], sum(["audited", "pending"]), "{steps}");
@@ -81,9 +80,7 @@ fn a_job_that_lost_workers_was_resized_stopped_and_resumed_is_clean() {
     stdout(&["stop", &job, "--coordinator", &url]);
     let step = cluster.ended()["step"].as_u64().unwrap();
 
-    let over = audit(&[&job[..8], "--coordinator", &url]);
-    assert_clean(&over);
-    let (report, _) = &over;
+    let report = assert_audit_is_clean(&[&job[..8], "--coordinator", &url]);
     assert_eq!(report["steps"]["audited"], step, "{report}");
     assert_eq!(report["samples"]["fed"], step * BATCH, "{report}");
     assert!(report["generations"].as_u64().unwrap() >= 5, "{report}");
@@ -156,9 +153,8 @@ fn an_altered_token_that_workers_really_trained_on_is_named_by_its_step() {
     let data = format!("data.path={}", altered.display());
     bench.run_through("out", &["--workers", "2", "--set", &data]);
     let run = bench.text("out");
-    let clean = audit(&["--run", &run]);
-    assert_clean(&clean);
-    assert_eq!(clean.0["steps"]["audited"], 40, "it is what it was given");
+    let clean = assert_audit_is_clean(&["--run", &run]);
+    assert_eq!(clean["steps"]["audited"], 40, "it is what it was given");
 
     // The dataset that the job was meant to see is another one: it says so, and does not compare.
     let original = dataset().display().to_string();
@@ -203,7 +199,7 @@ fn a_history_that_was_tampered_with_is_not_believed() {
     let bench = Bench::new();
     bench.run_through("out", &["--workers", "1"]);
     let run = bench.text("out");
-    assert_clean(&audit(&["--run", &run]));
+    assert_audit_is_clean(&["--run", &run]);
 
     // One watermark, by one sample.
     let journal = bench.path("out/coordinator/journal.sqlite");
@@ -232,7 +228,7 @@ fn a_history_that_was_tampered_with_is_not_believed() {
 
     // Workers that went through the data in another order.
     restore(&journal, &kept);
-    assert_clean(&audit(&["--run", &run]));
+    assert_audit_is_clean(&["--run", &run]);
     rewrite(
         &bench.path("out"),
         "job_submitted",
@@ -293,7 +289,6 @@ fn what_cannot_be_audited_is_refused_with_words() {
     );
     // One that never trained has nothing to account for.
     let job = cluster.submit(&bench, &[]);
-    let waiting = audit(&[&job, "--coordinator", &cluster.url]);
-    assert_clean(&waiting);
-    assert_eq!(waiting.0["steps"]["audited"], 0);
+    let waiting = assert_audit_is_clean(&[&job, "--coordinator", &cluster.url]);
+    assert_eq!(waiting["steps"]["audited"], 0);
 }

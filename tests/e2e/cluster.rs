@@ -277,7 +277,7 @@ fn a_node_that_dies_with_its_worker_is_done_without() {
     let agent = cluster.agents.pop().unwrap();
     agent.signal(Signal::SIGKILL);
     // The worker's shim first, so that nobody tells how it ended.
-    send(parent(dead), Signal::SIGKILL);
+    send(parent(dead).unwrap(), Signal::SIGKILL);
     let left = training(&cluster.url, 1, 21);
     let survivor = before.iter().find(|pid| **pid != dead).unwrap();
     assert_eq!(&left, &[*survivor], "the other node's worker trains on");

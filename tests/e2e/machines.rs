@@ -185,7 +185,7 @@ fn is_there(pid: u32) -> bool {
 
 /// SIGKILL of all that a node runs for a worker.
 fn kill_worker_and_shim(pid: u32) {
-    send(parent(pid), Signal::SIGKILL);
+    send(parent(pid).unwrap(), Signal::SIGKILL);
 }
 
 #[test]

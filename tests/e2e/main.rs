@@ -4,8 +4,12 @@
 mod access;
 mod audit;
 mod bad_input;
+mod cancel;
+mod chaos;
 mod cluster;
+mod doctor;
 mod durable;
+mod logs;
 mod machines;
 mod network;
 mod recovery;

@@ -107,3 +107,34 @@ fn where_all_workers_die_the_newest_checkpoint_takes_over() {
     assert_eq!(run.wait(), Some(0), "{}", run.printed());
     assert_one_history(&bench.metrics("out"), STEPS);
 }
+
+#[test]
+fn under_canonical_reduction_deaths_and_resizes_leave_no_trace_in_the_bits() {
+    let bench = Bench::new();
+    let long = long();
+    let canonical = ["--set", "train.reduction=canonical", "--set", &long];
+    bench.run_through(
+        "alone",
+        &[&canonical, ["--workers", "1"].as_slice()].concat(),
+    );
+
+    let three = ["--workers", "3"];
+    let mut run = bench.run("disturbed", &[&canonical, three.as_slice()].concat());
+    let url = run.url();
+    // From three to two and back, a new rank 0, and then all of them at once.
+    for (rank, step) in [(1, 20), (0, 150)] {
+        let pids = training(&url, 3, step);
+        send(pids[rank], Signal::SIGKILL);
+        eventually("the replacement", || {
+            let now = members(&status(&url));
+            (now.len() == 3 && !now.contains(&pids[rank])).then_some(())
+        });
+    }
+    let pids = training(&url, 3, 300);
+    for pid in pids {
+        send(pid, Signal::SIGKILL);
+    }
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_one_history(&bench.metrics("disturbed"), STEPS);
+    assert_eq!(bench.hash("disturbed"), bench.hash("alone"));
+}

@@ -3,6 +3,7 @@
 mod agent;
 mod cores;
 mod directories;
+mod gpus;
 mod launch;
 mod logs;
 mod options;
@@ -16,5 +17,6 @@ mod worker_dir;
 
 pub use agent::{Agent, Handle};
 pub use cores::Pinning;
+pub use gpus::{Gpu, GpuSurvey, survey_gpus};
 pub use options::{AgentError, Lifetime, Options, SlotsOption};
 pub use slots::discover_slots;

@@ -27,12 +27,33 @@ pub(crate) fn tail_text(path: &Path, bytes: u64) -> String {
     String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
-/// Opens a log at its last `lines` lines; 0 means from the beginning.
-pub(crate) fn open_at_tail(path: &Path, lines: u32) -> io::Result<File> {
+/// Where reading of a log begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    First,
+    /// So many lines before the end.
+    Tail(u32),
+    /// At this byte, or at the end where that comes before.
+    Offset(u64),
+}
+
+/// Opens a log; the byte that is read next.
+pub(crate) fn open(path: &Path, start: Start) -> io::Result<(File, u64)> {
     let mut file = File::open(path)?;
-    if lines == 0 {
-        return Ok(file);
+    match start {
+        Start::First => {}
+        Start::Tail(0) => drop(file.seek(SeekFrom::End(0))?),
+        Start::Tail(lines) => seek_to_tail(&mut file, lines)?,
+        Start::Offset(offset) => {
+            let end = file.metadata()?.len();
+            file.seek(SeekFrom::Start(offset.min(end)))?;
+        }
     }
+    let position = file.stream_position()?;
+    Ok((file, position))
+}
+
+fn seek_to_tail(file: &mut File, lines: u32) -> io::Result<()> {
     let mut end = file.metadata()?.len();
     let mut missing = u64::from(lines);
     let mut window = vec![0; CHUNK_BYTES];
@@ -48,7 +69,7 @@ pub(crate) fn open_at_tail(path: &Path, lines: u32) -> io::Result<File> {
                 missing -= 1;
                 if missing == 0 {
                     file.seek(SeekFrom::Start(start + offset as u64 + 1))?;
-                    return Ok(file);
+                    return Ok(());
                 }
             }
             is_last_byte = false;
@@ -56,7 +77,7 @@ pub(crate) fn open_at_tail(path: &Path, lines: u32) -> io::Result<File> {
         end = start;
     }
     file.seek(SeekFrom::Start(0))?;
-    Ok(file)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,26 +85,36 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn tail(content: &str, lines: u32) -> String {
+    fn read(content: &str, start: Start) -> String {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, content).unwrap();
         let mut text = String::new();
-        open_at_tail(&path, lines)
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
+        let (mut file, position) = open(&path, start).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(position as usize, content.len() - text.len());
         text
+    }
+
+    fn tail(content: &str, lines: u32) -> String {
+        read(content, Start::Tail(lines))
     }
 
     #[test]
     fn the_tail_counts_lines() {
-        assert_eq!(tail("a\nb\nc\n", 0), "a\nb\nc\n");
+        assert_eq!(tail("a\nb\nc\n", 0), "");
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc\n");
         assert_eq!(tail("a\nb\nc", 2), "b\nc");
         assert_eq!(tail("a\nb\nc\n", 3), "a\nb\nc\n");
         assert_eq!(tail("a\nb\nc\n", 9), "a\nb\nc\n");
         assert_eq!(tail("", 2), "");
+    }
+
+    #[test]
+    fn a_log_is_read_from_the_first_line_or_from_any_byte() {
+        assert_eq!(read("a\nb\n", Start::First), "a\nb\n");
+        assert_eq!(read("a\nb\n", Start::Offset(2)), "b\n");
+        assert_eq!(read("a\nb\n", Start::Offset(9)), "");
     }
 
     #[test]

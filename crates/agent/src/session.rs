@@ -18,7 +18,7 @@ use crate::{
     Options,
     directories::Directories,
     launch::{GpuSharing, Launch},
-    logs::{self, CHUNK_BYTES},
+    logs::{self, CHUNK_BYTES, Start},
     supervisor::{News, Supervisor},
 };
 
@@ -324,27 +324,32 @@ async fn send_log(
     path: Option<std::path::PathBuf>,
     voice: mpsc::Sender<AgentMessage>,
 ) {
-    let content = |data, last, error| AgentMessage {
+    let content = |data, offset, last, error| AgentMessage {
         kind: Some(agent_message::Kind::Log(LogContent {
             request_id: request.request_id,
             worker_id: request.worker_id.clone(),
             data,
             last,
             error,
+            offset,
         })),
     };
-    let lines = request.tail_lines;
+    let start = match (request.offset, request.tail_lines) {
+        (Some(offset), _) => Start::Offset(offset),
+        (None, Some(lines)) => Start::Tail(lines),
+        (None, None) => Start::First,
+    };
     let opened = match path {
         None => Err("no such worker".to_owned()),
-        Some(path) => tokio::task::spawn_blocking(move || logs::open_at_tail(&path, lines))
+        Some(path) => tokio::task::spawn_blocking(move || logs::open(&path, start))
             .await
             .map_err(|error| error.to_string())
             .and_then(|opened| opened.map_err(|error| error.to_string())),
     };
-    let mut file = match opened {
-        Ok(file) => tokio::fs::File::from_std(file),
+    let (mut file, mut offset) = match opened {
+        Ok((file, offset)) => (tokio::fs::File::from_std(file), offset),
         Err(error) => {
-            let _ = voice.send(content(Vec::new(), true, error)).await;
+            let _ = voice.send(content(Vec::new(), 0, true, error)).await;
             return;
         }
     };
@@ -358,8 +363,11 @@ async fn send_log(
             Ok(read) => (read < CHUNK_BYTES, String::new()),
             Err(error) => (true, error.to_string()),
         };
-        if voice.send(content(data, last, error)).await.is_err() || last {
+        let end = offset + data.len() as u64;
+        let sent = voice.send(content(data, offset, last, error)).await;
+        if sent.is_err() || last {
             return;
         }
+        offset = end;
     }
 }

@@ -1,9 +1,8 @@
 use std::{collections::BTreeSet, thread::available_parallelism};
 
 use muster_proto::v1::Slot;
-use nvml_wrapper::{Nvml, error::NvmlError};
 
-use crate::{Pinning, SlotsOption, cores::Cores};
+use crate::{Pinning, SlotsOption, cores::Cores, gpus::nvml};
 
 /// The slots that `option` makes of this machine. GPUs are found by NVML; a machine without its driver has none.
 /// `CUDA_VISIBLE_DEVICES` narrows them down as it does for CUDA itself.
@@ -27,13 +26,13 @@ pub(crate) fn pins(pinning: Pinning, slots: &[Slot]) -> Vec<BTreeSet<usize>> {
     let cores = Cores::of_this_machine();
     let of_cpu_slots = cores.for_slots(u32::try_from(slots.len()).unwrap_or(u32::MAX));
     let on_gpu = |slot: &Slot| !slot.gpu_uuid.is_empty();
-    let nvml = slots.iter().any(on_gpu).then(driver).and_then(Result::ok);
+    let driver = slots.iter().any(on_gpu).then(nvml).and_then(Result::ok);
     let of_slot = |(slot, own): (&Slot, Vec<usize>)| match on_gpu(slot) {
         false => own.into_iter().collect(),
         true => {
-            let gpu = nvml
+            let gpu = driver
                 .as_ref()
-                .map(|nvml| nvml.device_by_uuid(slot.gpu_uuid.as_str()));
+                .map(|driver| driver.device_by_uuid(slot.gpu_uuid.as_str()));
             let address = gpu.and_then(Result::ok).and_then(|gpu| gpu.pci_info().ok());
             let near = address.map(|address| cores.near_gpu(&address.bus_id));
             near.unwrap_or_default().into_iter().collect()
@@ -42,18 +41,9 @@ pub(crate) fn pins(pinning: Pinning, slots: &[Slot]) -> Vec<BTreeSet<usize>> {
     slots.iter().zip(of_cpu_slots).map(of_slot).collect()
 }
 
-fn driver() -> Result<Nvml, NvmlError> {
-    // The development package's name first, then the one that every driver installs.
-    Nvml::init().or_else(|_| {
-        Nvml::builder()
-            .lib_path("libnvidia-ml.so.1".as_ref())
-            .init()
-    })
-}
-
 /// (index, UUID) of every GPU.
 fn gpu_uuids() -> Vec<(u32, String)> {
-    let nvml = match driver() {
+    let nvml = match nvml() {
         Ok(nvml) => nvml,
         Err(reason) => {
             tracing::debug!(%reason, "no NVIDIA driver: offering CPU slots");

@@ -320,19 +320,23 @@ async fn logs_are_read_from_their_tail_or_whole() {
     peer.tell(start("w1", 0)).await;
     while !matches!(peer.next().await, agent_message::Kind::Exited(_)) {}
     let whole: String = (0..30000).map(|i| format!("line {i}\n")).collect();
-    for (worker_id, tail_lines, expected, failure) in [
-        ("w1", 2, "line 29998\nline 29999\n", ""),
-        ("w1", 0, whole.as_str(), ""),
-        ("w9", 0, "", "No such file"),
-        ("../w1", 0, "", "no such worker"),
-    ] {
-        let request_id = u64::from(tail_lines) + 1;
+    let end = whole.len() as u64;
+    let cases = [
+        ("w1", Some(2), None, "line 29998\nline 29999\n", ""),
+        ("w1", None, None, whole.as_str(), ""),
+        ("w1", Some(0), None, "", ""),
+        ("w1", Some(9), Some(end - 6), "29999\n", ""),
+        ("w9", None, None, "", "No such file"),
+        ("../w1", None, None, "", "no such worker"),
+    ];
+    for (request_id, (worker_id, tail_lines, offset, expected, failure)) in (1..).zip(cases) {
         let (job_id, worker_id) = (JOB.into(), worker_id.into());
         let read = ReadLog {
             request_id,
             job_id,
             worker_id,
             tail_lines,
+            offset,
         };
         peer.tell(agent_command::Kind::ReadLog(read)).await;
         let mut text = Vec::new();
@@ -341,6 +345,10 @@ async fn logs_are_read_from_their_tail_or_whole() {
                 continue;
             };
             assert_eq!(chunk.request_id, request_id);
+            if failure.is_empty() {
+                let read = chunk.offset + chunk.data.len() as u64;
+                assert_eq!(read == end, chunk.last, "where each piece begins is said");
+            }
             text.extend(chunk.data);
             if chunk.last {
                 assert!(
@@ -526,7 +534,7 @@ async fn bad_options_are_refused_with_words() {
 
 #[tokio::test]
 async fn slots_that_share_a_machine_out_keep_to_their_cores() {
-    let script = r#"sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status > "$(dirname "$0")/cores-$5"; sleep 60"#;
+    let script = r#"sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status > "$(dirname "$0")/cores-$7"; sleep 60"#;
     let dir = TempDir::new().unwrap();
     let mut coordinator = FakeCoordinator::start().await;
     let mut options = options(dir.path(), &coordinator.url, script);

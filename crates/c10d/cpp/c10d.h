@@ -51,6 +51,8 @@ void group_abort(const Group& group);
 std::unique_ptr<Work> all_reduce(const Group& group, size_t tensor, uint8_t op);
 std::unique_ptr<Work> broadcast(const Group& group, size_t tensor, int32_t root);
 std::unique_ptr<Work> all_gather_into(const Group& group, size_t output, size_t input);
+std::unique_ptr<Work> all_to_all(const Group& group, size_t output, size_t input, rust::Slice<const int64_t> output_rows,
+                                 rust::Slice<const int64_t> input_rows);
 std::unique_ptr<Work> send(const Group& group, size_t tensor, int32_t to, int32_t tag);
 std::unique_ptr<Work> recv(const Group& group, size_t tensor, int32_t from, int32_t tag);
 std::unique_ptr<Work> barrier(const Group& group);

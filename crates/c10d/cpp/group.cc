@@ -130,6 +130,12 @@ std::unique_ptr<Work> all_gather_into(const Group& group, size_t output, size_t 
   return launch(group, {tensor(output), tensor(input)},
                 [&](auto& backend, auto& kept) { return backend._allgather_base(kept[0], kept[1]); });
 }
+std::unique_ptr<Work> all_to_all(const Group& group, size_t output, size_t input, rust::Slice<const int64_t> output_rows,
+                                 rust::Slice<const int64_t> input_rows) {
+  std::vector<int64_t> to(output_rows.begin(), output_rows.end()), from(input_rows.begin(), input_rows.end());
+  return launch(group, {tensor(output), tensor(input)},
+                [&](auto& backend, auto& kept) { return backend.alltoall_base(kept[0], kept[1], to, from); });
+}
 std::unique_ptr<Work> send(const Group& group, size_t t, int32_t to, int32_t tag) {
   return launch(group, {tensor(t)}, [&](auto& backend, auto& kept) { return backend.send(kept, to, tag); });
 }

@@ -14,6 +14,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
+#include <memory>
 #include <sstream>
 
 #include "muster-c10d/src/ops/ffi.rs.h"
@@ -81,6 +82,13 @@ void copy(TensorPtrs to, TensorPtrs from) {
   at::_foreach_copy_(tensors(to), tensors(from));
 }
 
+void backward_gate(size_t pointer, rust::Box<Gate> gate) {
+  // Hooks are copied; what they ask is not.
+  auto shared = std::make_shared<rust::Box<Gate>>(std::move(gate));
+  tensor(pointer).register_hook([shared](const at::Tensor&) {
+    TORCH_CHECK(!(*shared)->is_shut(), "interrupted");
+  });
+}
 size_t rng_state(int32_t cuda_index) {
   auto source = generator(cuda_index);
   std::lock_guard<std::mutex> lock(source.mutex());

@@ -14,6 +14,9 @@ void clear_grads(TensorPtrs params);
 void zero(TensorPtrs tensors);
 void copy(TensorPtrs to, TensorPtrs from);
 
+struct Gate;  // Rust's
+void backward_gate(size_t tensor, rust::Box<Gate> gate);
+
 // A negative index means the CPU.
 size_t rng_state(int32_t cuda_index);
 void set_rng_state(int32_t cuda_index, size_t state);

@@ -50,6 +50,13 @@ mod bridge {
             output: usize,
             input: usize,
         ) -> Result<UniquePtr<Work>>;
+        unsafe fn all_to_all(
+            group: &Group,
+            output: usize,
+            input: usize,
+            output_rows: &[i64],
+            input_rows: &[i64],
+        ) -> Result<UniquePtr<Work>>;
         unsafe fn send(group: &Group, tensor: usize, to: i32, tag: i32) -> Result<UniquePtr<Work>>;
         unsafe fn recv(
             group: &Group,

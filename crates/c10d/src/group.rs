@@ -179,6 +179,25 @@ impl Group {
         self.start_all_gather_into(output, input)?.wait()
     }
 
+    /// Sends rows of `input`, `[sum(to_rows), …]`, to the ranks in their order, `to_rows[r]` to rank r, and fills `output`,
+    /// `[sum(from_rows), …]`, with the rows that the ranks send to this one.
+    pub fn all_to_all(
+        &self,
+        output: &Tensor,
+        input: &Tensor,
+        from_rows: &[i64],
+        to_rows: &[i64],
+    ) -> Result<(), CollectiveError> {
+        self.start("all-to-all", |raw| {
+            // SAFETY: as in `start_all_reduce`.
+            unsafe {
+                let (output, input) = (ffi::pointer(output), ffi::pointer(input));
+                ffi::all_to_all(raw, output, input, from_rows, to_rows)
+            }
+        })?
+        .wait()
+    }
+
     /// Sends `tensor` to rank `to`, which receives it under the same `tag`.
     pub fn send(&self, tensor: &Tensor, to: u32, tag: u32) -> Result<(), CollectiveError> {
         self.start_send(tensor, to, tag)?.wait()

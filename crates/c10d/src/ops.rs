@@ -2,6 +2,8 @@
 //! Errors are the first line of libtorch's message.
 mod ffi;
 
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::ffi::{pointer, pointers};
@@ -83,6 +85,21 @@ pub fn zero(tensors: &[Tensor]) -> Outcome<()> {
 pub fn copy(to: &[Tensor], from: &[Tensor]) -> Outcome<()> {
     // SAFETY: as in `fused_adamw`.
     text(unsafe { ffi::copy(&pointers(to), &pointers(from)) })
+}
+
+/// What a gate of a backward pass asks.
+pub(crate) struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Gate {
+    fn is_shut(&self) -> bool {
+        (self.0)()
+    }
+}
+
+/// Has every backward pass that comes to `tensor`, which requires a gradient, fail there if `shut` says so then.
+pub fn backward_gate(tensor: &Tensor, shut: Arc<dyn Fn() -> bool + Send + Sync>) -> Outcome<()> {
+    // SAFETY: `tensor` is live for the call. The hook owns what it asks, which may be asked from any thread.
+    text(unsafe { ffi::backward_gate(pointer(tensor), Box::new(Gate(shut))) })
 }
 
 /// The state of the device's default generator, as bytes.

@@ -14,6 +14,13 @@ pub enum Event {
         /// How long its workers may take to save and leave; 0: as the spec says.
         grace_seconds: u32,
     },
+    /// A client asked to end a job at once, without a checkpoint of where it stands.
+    CancelRequested {
+        /// The job.
+        job: JobId,
+        /// Why, in words; may be empty.
+        reason: String,
+    },
     /// A client asked to take a stopped or failed job up again.
     ResumeRequested {
         /// The job.

@@ -29,6 +29,28 @@ impl JobTurn<'_> {
         }
     }
 
+    /// A client asked for the job's end, now: its workers are killed, and a save that is not on record is given up. It can be
+    /// taken up again.
+    pub fn cancel(&mut self, reason: &str) {
+        if self.job.state.is_over() {
+            return;
+        }
+        let words = match reason {
+            "" => "cancelled on request".to_owned(),
+            reason => format!("cancelled on request: {reason}"),
+        };
+        let standing = self.standing();
+        self.announce("cancel_requested", standing, words.clone(), []);
+        for worker in self.job.serving() {
+            self.put_out(&worker, words.clone());
+        }
+        // Where the last checkpoint is on record, the job is finished; all that went on was its workers' leaving.
+        if !self.job.is_done() {
+            let kept = self.kept_words();
+            self.end(JobState::Stopped, format!("{words}; {kept}"));
+        }
+    }
+
     /// A client asked to take the job up again. Its history is kept, and generations go on counting.
     pub fn take_up(&mut self) {
         if !matches!(self.job.state, JobState::Stopped | JobState::Failed) {

@@ -306,7 +306,7 @@ pub enum JobState {
     Finished,
     /// Gave up, with its evidence.
     Failed,
-    /// Stopped on request; can be resumed.
+    /// Stopped or cancelled on request; can be resumed.
     Stopped,
 }
 

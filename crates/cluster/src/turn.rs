@@ -63,6 +63,7 @@ impl Turn {
             Event::StopRequested { job, grace_seconds } => {
                 self.with(job, |turn| turn.request_stop(grace_seconds))
             }
+            Event::CancelRequested { job, reason } => self.with(job, |turn| turn.cancel(&reason)),
             Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
             Event::CordonRequested { node, reason } => self.cordon(node, reason),
             Event::UncordonRequested { node } => self.uncordon(node),

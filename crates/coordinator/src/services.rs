@@ -2,9 +2,14 @@
 
 mod agent;
 mod events;
+mod follow;
 mod job;
 mod logs;
+mod pages;
 mod reader;
+mod roster;
+mod selection;
+mod steps;
 mod store;
 mod worker;
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use muster_coordinator::{Coordinator, CoordinatorError, Options};
 use muster_proto::v1::{
-    self, Attach, Event, GetLogsRequest, ListCheckpointsRequest, ListEventsRequest,
+    self, Attach, CancelRequest, Event, GetLogsRequest, ListCheckpointsRequest, ListEventsRequest,
     ListJobsRequest, ListNodesRequest, LogContent, PartWritten, Ready, Report, ResumeRequest,
     StateId, StepMetrics, StopRequest, TensorDigest, Warm, WatchStatusRequest, WorkerStarted,
     agent_command, agent_message, resume_point, worker_command, worker_message,
@@ -682,6 +682,23 @@ async fn jobs_are_named_by_their_ids_or_unambiguous_beginnings() {
     );
     bench.client.resume(resume).await.unwrap();
     assert_eq!(bench.status(ids[0]).await.state, "pending");
+
+    // A cancel that comes twice changes nothing more.
+    let cancel = |reason: &str| CancelRequest {
+        job_id: ids[0].into(),
+        reason: reason.into(),
+    };
+    let said = bench.client.cancel(cancel("two\nlines")).await.unwrap_err();
+    assert_eq!(said.code(), Code::InvalidArgument);
+    for _ in 0..2 {
+        bench.client.cancel(cancel("a mistake")).await.unwrap();
+        let status = bench.status(ids[0]).await;
+        assert_eq!(status.state, "stopped");
+        assert_eq!(
+            status.state_reason,
+            "cancelled on request: a mistake; there is no checkpoint"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -740,7 +757,8 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
     let request = |worker_id: &str| GetLogsRequest {
         job_id: running.job.clone(),
         worker_id: worker_id.into(),
-        tail_lines: 7,
+        tail_lines: Some(7),
+        ..GetLogsRequest::default()
     };
     let all = request("");
     let unknown = request("nobody");
@@ -757,7 +775,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
         };
         assert_eq!(
             (read.job_id.as_str(), read.tail_lines),
-            (running.job.as_str(), 7)
+            (running.job.as_str(), Some(7))
         );
         for (data, last) in [(text, false), ("", true)] {
             let content = LogContent {
@@ -765,7 +783,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
                 worker_id: read.worker_id.clone(),
                 data: data.into(),
                 last,
-                error: String::new(),
+                ..LogContent::default()
             };
             running.agent.say(agent_message::Kind::Log(content)).await;
         }
@@ -793,7 +811,7 @@ async fn nodes_and_the_logs_of_their_workers_are_shown() {
     let first = GetLogsRequest {
         job_id: running.job.clone(),
         worker_id: running.started[0].worker_id.clone(),
-        tail_lines: 0,
+        ..GetLogsRequest::default()
     };
     let mut logs = running
         .bench

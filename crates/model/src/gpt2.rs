@@ -3,11 +3,12 @@
 //! positions are learned; the token embedding is also the output head.
 
 use muster_arch::ModelConfig;
+use muster_ops::Interrupt;
 use tch::{TchError, Tensor};
 
 use crate::{
     BuildError, Model, Parameters, Pass, attention::CausalSelfAttention, dropout::Dropout,
-    layer_norm::LayerNorm, mlp::Mlp,
+    layer_norm::LayerNorm, mlp::Mlp, model::gate,
 };
 
 /// One block: x + attention(norm(x)), then x + mlp(norm(x)).
@@ -56,6 +57,7 @@ pub(crate) struct Gpt2 {
     blocks: Vec<Block>,
     final_norm: LayerNorm,
     parameters: Parameters,
+    interrupt: Interrupt,
 }
 
 impl Gpt2 {
@@ -79,6 +81,7 @@ impl Gpt2 {
             final_norm: LayerNorm::new(&parameters, "transformer.ln_f")?,
             config,
             parameters,
+            interrupt: Interrupt::default(),
         })
     }
 }
@@ -92,6 +95,14 @@ impl Model for Gpt2 {
         &self.parameters
     }
 
+    fn interrupt_when(&mut self, interrupt: Interrupt) {
+        self.interrupt = interrupt;
+    }
+
+    fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
     fn features(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor, TchError> {
         self.dropout.begin(pass);
         let (_b, t) = tokens.size2()?;
@@ -100,6 +111,7 @@ impl Model for Gpt2 {
         let mut x = self.dropout.apply(meaning.f_add(&place)?, pass)?;
         for block in &self.blocks {
             x = block.forward(&x, pass)?;
+            gate(&self.interrupt, &x)?;
         }
         self.final_norm.forward(&x)
     }

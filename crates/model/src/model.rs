@@ -1,4 +1,5 @@
 use muster_arch::ModelConfig;
+use muster_ops::Interrupt;
 use tch::{TchError, Tensor};
 
 use crate::{Parameters, loss::cross_entropy_sum};
@@ -22,6 +23,12 @@ pub trait Model: Send {
 
     /// Its parameters, in the order of `muster_arch`'s table.
     fn parameters(&self) -> &Parameters;
+
+    /// Has passes given up at gates within them when this says so. A model that was just made never is.
+    fn interrupt_when(&mut self, interrupt: Interrupt);
+
+    /// What passes are given up for.
+    fn interrupt(&self) -> &Interrupt;
 
     /// The residual stream after the last norm. `tokens`: \[B, T\] int64, T at most the context length. Returns
     /// \[B, T, C\].
@@ -49,6 +56,14 @@ pub trait Model: Send {
     /// # Errors
     /// See [`Model`].
     fn loss_sum(&self, tokens: &Tensor, targets: &Tensor, pass: Pass) -> Result<Tensor, TchError> {
-        cross_entropy_sum(&self.forward(tokens, pass)?, targets)
+        let logits = self.forward(tokens, pass)?;
+        gate(self.interrupt(), &logits)?;
+        cross_entropy_sum(&logits, targets)
     }
+}
+
+/// A place where a pass may be given up: after `x` forward, and before it backward.
+pub(crate) fn gate(interrupt: &Interrupt, x: &Tensor) -> Result<(), TchError> {
+    let shut = interrupt.gate(x);
+    shut.map_err(|error| TchError::Torch(error.to_string()))
 }

@@ -1,12 +1,14 @@
 //! Fused operators, clipping, RNG, autocast and determinism switches that tch lacks.
 //!
 //! Operators over lists of tensors run as one fused kernel where libtorch has one. An empty list is a no-op.
+mod interrupt;
 mod numerics;
 mod optimizer;
 mod precision;
 mod rng;
 mod tensors;
 
+pub use interrupt::Interrupt;
 pub use numerics::{Determinism, numerics_fingerprint, parallel_info, set_deterministic};
 pub use optimizer::{AdamwOptions, fused_adamw};
 pub use precision::{MatmulPrecision, autocast, set_matmul_precision};

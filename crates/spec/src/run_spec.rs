@@ -59,6 +59,8 @@ pub enum Reduction {
     /// c10d's reducer, overlapped with backward; bit-identical at the same world size.
     #[default]
     Fast,
+    /// One fixed tree over the slots of the batch; bit-identical at every world size, given the same numerics.
+    Canonical,
 }
 
 /// How long and how.

@@ -205,24 +205,24 @@ Error:
 #[test]
 fn words_that_do_not_exist_list_those_that_do() {
     insta::assert_snapshot!(wrong(&format!(
-        "{DATA}[train]\nreduction = \"canonical\"\ndtype = \"bf-16\"\n[model]\nfamily = \"llama\"\n[schedule]\nkind = \"step\"\n"
+        "{DATA}[train]\nreduction = \"quick\"\ndtype = \"bf-16\"\n[model]\nfamily = \"llama\"\n[schedule]\nkind = \"step\"\n"
     )), @r#"
   × run.toml has 4 problems
 
 Error:
-  × `train.reduction` is "canonical", but this version has only "fast"
+  × `train.reduction` is "quick", but must be "fast" or "canonical"
    ╭─[run.toml:4:13]
  3 │ [train]
- 4 │ reduction = "canonical"
-   ·             ───────────
+ 4 │ reduction = "quick"
+   ·             ───────
  5 │ dtype = "bf-16"
    ╰────
-  help: set it to "fast" or leave it out
+  help: for example `reduction = "fast"` in [train]
 
 Error:
   × `train.dtype` is "bf-16", but must be "fp32" or "bf16"
    ╭─[run.toml:5:9]
- 4 │ reduction = "canonical"
+ 4 │ reduction = "quick"
  5 │ dtype = "bf-16"
    ·         ───────
  6 │ [model]

@@ -14,6 +14,7 @@
 
 mod batch;
 mod bytes;
+mod canonical;
 mod fixed_point;
 pub mod numerics;
 mod optimizer;
@@ -29,6 +30,7 @@ mod step_error;
 mod trainer;
 
 pub use batch::{Batch, BatchError};
+pub use canonical::CanonicalSum;
 pub use fixed_point::{MAX_SLOT_NATS, SlotLoss, UNITS_PER_NAT, nats};
 pub use part::{part_file_name, part_of};
 pub use restore::{RestoreError, restore, restore_model};

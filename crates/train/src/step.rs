@@ -4,7 +4,7 @@ use muster_spec::Dtype;
 use muster_types::Step;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::{Batch, SlotLoss, StepError, Trainer, learning_rate};
+use crate::{Batch, CanonicalSum, SlotLoss, StepError, Trainer, learning_rate};
 
 /// Sets dropout apart from the other uses of a run's seed.
 const DROPOUT: u64 = 0x6472_6f70;
@@ -83,6 +83,28 @@ impl Trainer {
         measure(&loss, batch)
     }
 
+    /// Adds the gradient of one slot, which is all that the parameters hold, to a canonical sum.
+    ///
+    /// # Errors
+    /// After any, [`drop_step`](Self::drop_step).
+    pub fn add_to(&self, sum: &mut CanonicalSum, step: Step, slot: u32) -> Result<(), StepError> {
+        sum.add(slot, &self.all_gradients(step)?)
+    }
+
+    /// Puts the sum over all ranks' slots in place of the gradient.
+    ///
+    /// # Errors
+    /// After any, [`drop_step`](Self::drop_step).
+    pub fn take_sum(
+        &mut self,
+        sum: &mut CanonicalSum,
+        step: Step,
+        group: Option<&Group>,
+    ) -> Result<(), StepError> {
+        self.summed_norm = None;
+        sum.finish(group, &self.all_gradients(step)?)
+    }
+
     /// L2 norm of the gradient as summed over the global batch's tokens. All ranks that have reduced get the same value.
     /// Not finite if any element is not; then the step must not be applied.
     ///
@@ -112,11 +134,8 @@ impl Trainer {
         if !norm.is_finite() {
             return Err(StepError::NotFinite { step, norm });
         }
-        let gradients = self.defined_gradients()?;
+        let gradients = self.all_gradients(step)?;
         let parameters = self.parameters();
-        if gradients.len() != parameters.len() {
-            return Err(StepError::NoGradients { step });
-        }
         let gradient_norm = norm / total_tokens as f64;
         let clip = match self.spec().optimizer.clip_norm {
             0.0 => 1.0,
@@ -182,6 +201,15 @@ impl Trainer {
             Dtype::Bf16 => muster_ops::autocast(self.device(), Kind::BFloat16, forward)?,
         }
         .map_err(StepError::torch("forward"))
+    }
+
+    /// Every parameter's gradient.
+    fn all_gradients(&self, step: Step) -> Result<Vec<Tensor>, StepError> {
+        let gradients = self.defined_gradients()?;
+        match gradients.len() == self.model().parameters().tensors().len() {
+            true => Ok(gradients),
+            false => Err(StepError::NoGradients { step }),
+        }
     }
 
     /// The gradients that exist, in the order of their parameters.

@@ -1,5 +1,5 @@
 use muster_model::{BuildError, Model, NamedTensor};
-use muster_ops::OpsError;
+use muster_ops::{Interrupt, OpsError};
 use muster_spec::RunSpec;
 use muster_types::Seed;
 use tch::{Device, TchError, Tensor};
@@ -79,6 +79,11 @@ impl Trainer {
     /// libtorch's.
     pub fn state_hash(&self) -> Result<u64, TchError> {
         state_hash(&self.tensors()?)
+    }
+
+    /// Has passes given up in the middle when this says so; the step is then to be dropped.
+    pub fn interrupt_when(&mut self, interrupt: Interrupt) {
+        self.model.interrupt_when(interrupt);
     }
 
     /// Token ids as a micro-batch for this model: whole sequences of `context_length + 1`.

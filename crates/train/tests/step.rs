@@ -3,7 +3,13 @@
 
 mod common;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use common::{sequences, spec, step, trainer};
+use muster_ops::Interrupt;
 use muster_spec::{Dtype, RunSpec};
 use muster_train::{SlotOrder, StepError};
 use muster_types::Step;
@@ -228,4 +234,38 @@ fn clipping_bounds_the_gradient_that_the_moments_see() {
         .sum::<f64>()
         .sqrt();
     assert!((norm / 0.01 - 1.0).abs() < 1e-3, "{norm}");
+}
+
+#[test]
+fn a_step_may_be_given_up_at_any_gate_and_is_made_anew_to_the_bit() {
+    let mut undisturbed = trainer(&spec());
+    step(&mut undisturbed, 0, 0, 8, 4);
+    let mut disturbed = trainer(&spec());
+    let before = disturbed.state_hash().unwrap();
+    let mut gates = 0;
+    loop {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let until = gates;
+        let wanted = move || asked.fetch_add(1, Ordering::Relaxed) == until;
+        disturbed.interrupt_when(Interrupt::when(wanted));
+        let batch = disturbed.batch(&sequences(0, 4)).unwrap();
+        disturbed.begin_step().unwrap();
+        let outcome = disturbed.forward_backward(&batch, Step(0), 0, SlotOrder::Last, None);
+        disturbed.drop_step().unwrap();
+        assert_eq!(disturbed.state_hash().unwrap(), before);
+        match outcome {
+            Ok(_) => break,
+            Err(error) => assert!(error.to_string().contains("interrupted"), "{error}"),
+        }
+        gates += 1;
+    }
+    // After each layer and the logits, forward and backward.
+    let layers = spec().model.layers as usize;
+    assert_eq!(gates, 2 * (layers + 1));
+    disturbed.interrupt_when(Interrupt::default());
+    step(&mut disturbed, 0, 0, 8, 4);
+    assert_eq!(
+        disturbed.state_hash().unwrap(),
+        undisturbed.state_hash().unwrap()
+    );
 }

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Instant};
 
 use muster_c10d::{Abort, Group, GroupOptions, Op, Reducer, StoreBackend};
+use muster_ops::Interrupt;
 use muster_plan::{positions, slot_positions};
 use muster_proto::v1::{self, worker_message::Kind};
-use muster_spec::RunSpec;
+use muster_spec::{self as spec, RunSpec};
 use muster_store::Location;
-use muster_train::{Reduction, SlotOrder, Snapshot, Trainer};
+use muster_train::{CanonicalSum, Reduction, SlotOrder, Snapshot, Trainer};
 use muster_types::{Generation, Rank, StateId, Step};
 use tch::Tensor;
 use tokio::runtime::Handle;
@@ -62,6 +63,8 @@ pub struct Member<'a> {
     membership: Membership,
     group: Option<&'a Group>,
     reducer: Option<Reducer>,
+    /// Where gradients are summed along one tree instead.
+    canonical: Option<CanonicalSum>,
 }
 
 impl<'a> Member<'a> {
@@ -93,6 +96,10 @@ impl<'a> Member<'a> {
                 wanted: other.dataset_digest,
             });
         }
+        // Nobody waits for a pass once its generation is over.
+        let watched = Arc::clone(&shared);
+        let is_over = move || watched.fence.is_over(generation);
+        bench.trainer.interrupt_when(Interrupt::when(is_over));
         shared.say(generation, phase("healing", resume.step));
         let healed = heal(
             bench.trainer,
@@ -103,9 +110,15 @@ impl<'a> Member<'a> {
         )?;
         info!(%generation, %rank, state = %resume, from = healed.from, ms = healed.elapsed_ms, "ready");
         bench.trainer.drop_step()?;
-        let reducer = group
-            .map(|group| bench.trainer.reducer(group))
-            .transpose()?;
+        let (reducer, canonical) = match (bench.spec.train.reduction, group) {
+            (spec::Reduction::Fast, None) => (None, None),
+            (spec::Reduction::Fast, Some(group)) => (Some(bench.trainer.reducer(group)?), None),
+            (spec::Reduction::Canonical, _) => {
+                let (dealt, rank) = (&membership.dealt, rank.get() as usize);
+                let sum = CanonicalSum::new(&bench.trainer.parameters(), dealt, rank);
+                (None, Some(sum))
+            }
+        };
         shared.say(
             generation,
             Kind::Ready(v1::Ready {
@@ -120,6 +133,7 @@ impl<'a> Member<'a> {
             membership,
             group,
             reducer,
+            canonical,
         })
     }
 
@@ -177,6 +191,9 @@ impl<'a> Member<'a> {
         };
         let mut mine = Agreement::default();
         bench.trainer.begin_step()?;
+        if let Some(sum) = &mut self.canonical {
+            sum.begin();
+        }
         let last = slots.first + slots.count - 1;
         for slot in slots.first..=last {
             if bench.shared.fence.is_over(generation) {
@@ -196,8 +213,16 @@ impl<'a> Member<'a> {
             mine.loss += bench
                 .trainer
                 .forward_backward(&batch, step, slot, order, reduction)?;
+            if let Some(sum) = &mut self.canonical {
+                bench.trainer.add_to(sum, step, slot)?;
+                // Each slot's gradient is a leaf of its own.
+                bench.trainer.begin_step()?;
+            }
             mine.evidence = muster_plan::combine(mine.evidence, samples.evidence);
             mine.samples += samples.samples;
+        }
+        if let Some(sum) = &mut self.canonical {
+            bench.trainer.take_sum(sum, step, self.group)?;
         }
         let asked = bench.shared.requests();
         let all = control(self.group, mine.asking(asked))?;

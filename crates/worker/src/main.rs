@@ -10,6 +10,7 @@ mod generation;
 mod heal;
 mod membership;
 mod rendezvous;
+mod report;
 mod saver;
 mod shared;
 mod train;
@@ -32,6 +33,9 @@ enum Command {
     Train(train::Arguments),
     /// Continue a text with a checkpoint's model; started by `muster generate`.
     Generate(generate::Arguments),
+    /// Say what this binary is made of and whether it works here; started by `muster doctor`.
+    #[command(hide = true)]
+    Report,
 }
 
 fn main() {
@@ -45,6 +49,7 @@ fn main() {
     let status = match arguments.command {
         Command::Train(arguments) => train::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
+        Command::Report => report::run(),
     };
     std::process::exit(status);
 }

@@ -18,6 +18,8 @@ pub struct Membership {
     pub source: Source,
     /// The slots of the batch that this rank trains.
     pub slots: BatchSlots,
+    /// The slots of all ranks, in their order.
+    pub dealt: Vec<BatchSlots>,
     /// The data order.
     pub segments: Vec<Segment>,
 }
@@ -53,10 +55,11 @@ impl Membership {
             world_size: WorldSize(form.world_size),
             resume: from_proto(resume.state.ok_or("the generation's state has no name")?),
             source,
-            slots: BatchSlots {
-                rank,
-                first: slots.first,
-                count: slots.count,
+            slots: batch_slots(slots),
+            dealt: {
+                let mut all: Vec<_> = form.assignment.iter().map(batch_slots).collect();
+                all.sort_by_key(|slots| slots.rank);
+                all
             },
             segments: form
                 .segments
@@ -64,6 +67,14 @@ impl Membership {
                 .map(segment)
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+fn batch_slots(slots: &v1::BatchSlots) -> BatchSlots {
+    BatchSlots {
+        rank: Rank(slots.rank),
+        first: slots.first,
+        count: slots.count,
     }
 }
 

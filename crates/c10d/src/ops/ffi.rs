@@ -1,4 +1,6 @@
 //! The bridge to `cpp/ops.cc`. Tensors travel as addresses, which must be those of live at::Tensors.
+use super::Gate;
+
 #[cxx::bridge(namespace = "muster::ops")]
 mod bridge {
     /// What autocast was for a device before it was entered.
@@ -7,6 +9,11 @@ mod bridge {
         cuda: bool,
         enabled: bool,
         dtype: i8,
+    }
+
+    extern "Rust" {
+        type Gate;
+        fn is_shut(&self) -> bool;
     }
 
     unsafe extern "C++" {
@@ -31,6 +38,7 @@ mod bridge {
         unsafe fn clear_grads(params: &[usize]) -> Result<()>;
         unsafe fn zero(tensors: &[usize]) -> Result<()>;
         unsafe fn copy(to: &[usize], from: &[usize]) -> Result<()>;
+        unsafe fn backward_gate(tensor: usize, gate: Box<Gate>) -> Result<()>;
         fn rng_state(cuda_index: i32) -> Result<usize>;
         unsafe fn set_rng_state(cuda_index: i32, state: usize) -> Result<()>;
         fn set_deterministic(on: bool, warn_only: bool) -> Result<()>;

@@ -135,6 +135,97 @@ fn a_member_that_dies_while_stopping_costs_nothing_that_a_survivor_holds() {
     );
 }
 
+fn cancel(world: &mut World, reason: &str) {
+    let (job, reason) = (job_id(1), reason.to_owned());
+    world.feed(Event::CancelRequested { job, reason });
+}
+
+#[test]
+fn a_cancel_ends_a_job_at_once_and_a_resume_goes_on_from_the_newest_checkpoint() {
+    let mut world = World::training(20, 1, 2, 2);
+    world.run_to(7);
+    cancel(&mut world, "wrong data");
+    let status = world.status();
+    assert_eq!(status.state, JobState::Stopped);
+    assert_eq!(
+        status.state_reason,
+        "cancelled on request: wrong data; the newest checkpoint is of step 5"
+    );
+    assert!(status.workers.is_empty());
+    let asked = &world.event("cancel_requested")[0];
+    assert_eq!(asked.reason, "cancelled on request: wrong data");
+    assert!(asked.step >= Step(7));
+    assert_eq!(world.event("expelled")[0].reason, asked.reason);
+    world.deliver();
+    assert!(world.workers.is_empty(), "they are killed, not waited for");
+    assert!(
+        !world.commands.iter().any(|it| matches!(
+            it,
+            Command::Tell {
+                order: Order::Leave { .. },
+                ..
+            }
+        )),
+        "nobody is asked to save"
+    );
+
+    let before = world.journal.len();
+    cancel(&mut world, "again");
+    assert_eq!(world.journal.len(), before, "it is cancelled already");
+
+    world.feed(Event::ResumeRequested { job: job_id(1) });
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    assert_eq!(world.resumes()[1].state.step, Step(5));
+    world.check_finished(20);
+}
+
+#[test]
+fn a_cancel_takes_a_waiting_job_out_of_the_queue() {
+    let mut world = World::new();
+    world.submit(1, spec(12, 1, 1));
+    cancel(&mut world, "");
+    let status = world.status();
+    assert_eq!(status.state, JobState::Stopped);
+    assert_eq!(
+        status.state_reason,
+        "cancelled on request; there is no checkpoint"
+    );
+    world.add_node("a", 1);
+    world.wait(60);
+    assert!(world.job().placed.is_empty());
+    world.feed(Event::ResumeRequested { job: job_id(1) });
+    assert_eq!(world.run_to_end(), JobState::Finished);
+}
+
+#[test]
+fn a_cancel_cuts_a_stop_short() {
+    let mut world = World::training(20, 1, 2, 2);
+    world.run_to(7);
+    world.feed(Event::StopRequested {
+        job: job_id(1),
+        grace_seconds: 30,
+    });
+    assert_eq!(world.status().state, JobState::Draining);
+    cancel(&mut world, "");
+    assert_eq!(world.status().state, JobState::Stopped);
+    world.restart_coordinator();
+    assert_eq!(world.status().state, JobState::Stopped);
+    world.feed(Event::ResumeRequested { job: job_id(1) });
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(20);
+}
+
+#[test]
+fn a_job_that_is_cancelled_after_its_last_checkpoint_has_finished() {
+    let mut world = World::training(12, 2, 2, 2);
+    world.run_until(|world| world.job().is_done());
+    assert_eq!(world.status().state, JobState::Draining);
+    cancel(&mut world, "");
+    assert_eq!(world.status().state, JobState::Finished);
+    world.deliver();
+    assert!(world.workers.is_empty());
+}
+
 #[test]
 fn who_does_not_leave_in_time_is_killed() {
     let mut world = World::training(20, 1, 2, 2);

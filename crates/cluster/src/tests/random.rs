@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use muster_types::{NodeName, WorkerId};
+use muster_types::{JobId, NodeName, WorkerId};
 use proptest::prelude::*;
 
 use super::world::{World, spec};
@@ -28,6 +28,8 @@ enum Move {
     Wait(u64),
     Cordon(usize),
     Uncordon(usize),
+    Cancel(usize),
+    Resume(usize),
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -47,6 +49,8 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (0usize..8, 0usize..6).prop_map(|(queue, count)| Move::DieAfterCommands(queue, count)),
         4 => any::<prop::sample::Index>().prop_map(|index| Move::Repeat(index.index(1000))),
         4 => (1u64..20).prop_map(Move::Wait),
+        1 => (0usize..3).prop_map(Move::Cancel),
+        4 => (0usize..3).prop_map(Move::Resume),
     ]
 }
 
@@ -63,6 +67,26 @@ impl World {
     fn nth_worker(&self, index: usize) -> Option<WorkerId> {
         let count = self.workers.len();
         (count > 0).then(|| self.workers.keys().nth(index % count).unwrap().clone())
+    }
+
+    fn nth_job(&self, index: usize) -> JobId {
+        let jobs = self.cluster.jobs();
+        jobs[index % jobs.len()]
+    }
+
+    /// Asks to take a job up again, unless it has failed: nothing here is to make one fail.
+    fn resume(&mut self, job: JobId) {
+        let status = self.cluster.status(job, self.now).unwrap();
+        if status.state != JobState::Failed {
+            self.feed(Event::ResumeRequested { job });
+        }
+    }
+
+    /// Takes up again what was cancelled.
+    fn resume_all(&mut self) {
+        for job in self.cluster.jobs() {
+            self.resume(job);
+        }
     }
 
     fn make(&mut self, what: Move) {
@@ -135,6 +159,12 @@ impl World {
                 let node = self.agents.keys().nth(index).unwrap().clone();
                 self.feed(Event::UncordonRequested { node });
             }
+            Move::Cancel(index) => {
+                let job = self.nth_job(index);
+                let reason = "at random".into();
+                self.feed(Event::CancelRequested { job, reason });
+            }
+            Move::Resume(index) => self.resume(self.nth_job(index)),
         }
     }
 
@@ -180,11 +210,12 @@ fn chaos_then_calm(moves: Vec<Move>, min: u32, max: u32) {
     world.submit(1, spec(40, min, max));
     for what in moves {
         world.make(what);
-        if world.status().state.is_over() {
+        if world.status().state == JobState::Finished {
             break;
         }
     }
     world.thaw();
+    world.resume_all();
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(40);
     world.restart_coordinator();
@@ -227,6 +258,7 @@ fn contend(moves: Vec<Move>, jobs: &[(i32, u32, u32, usize)]) {
     world.thaw();
     world.make(Move::Uncordon(0));
     world.make(Move::Uncordon(1));
+    world.resume_all();
     let before = world.event("preempted").len();
     world.run_all_to_end();
     let calm = world.event("preempted").len() - before;

@@ -38,11 +38,10 @@ impl Guard {
         let Self::Closed(tokens) = self else {
             return Ok(Caller::Anyone);
         };
-        let role = match needed(path) {
-            Needed::Nothing => return Ok(Caller::Anyone),
-            Needed::Role(role) => Some(role),
-            Needed::Unlisted => None,
-        };
+        let needed = needed(path);
+        if needed == Needed::Nothing {
+            return Ok(Caller::Anyone);
+        }
         // A token was meant for this call; a certificate comes with every call of the connection.
         let caller = match headers.get(AUTHORIZATION) {
             Some(value) => by_token(tokens, value.as_bytes())?,
@@ -50,12 +49,12 @@ impl Guard {
                 Status::unauthenticated("this coordinator has to know who calls: it wants a token, or a certificate of its authority with a role")
             })?,
         };
-        match role {
-            Some(role) if caller.role.covers(role) => Ok(Caller::Known(caller)),
-            Some(role) => Err(Status::permission_denied(format!(
-                "{caller} may not call {path}: it takes the role {role}"
-            ))),
-            None => Err(Status::unimplemented(format!("there is no method {path}"))),
+        match needed {
+            Needed::Role(role) if !caller.role.covers(role) => Err(Status::permission_denied(
+                format!("{caller} may not call {path}: it takes the role {role}"),
+            )),
+            Needed::Unlisted => Err(Status::unimplemented(format!("there is no method {path}"))),
+            Needed::Nothing | Needed::Known | Needed::Role(_) => Ok(Caller::Known(caller)),
         }
     }
 }

@@ -1,13 +1,13 @@
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
-    self, CordonNodeRequest, CordonNodeResponse, GetHistoryRequest, GetLogsRequest,
-    GetStatusRequest, JobHistory, JobStatus, ListCheckpointsRequest, ListCheckpointsResponse,
-    ListEventsRequest, ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse,
-    ListStepsRequest, LogChunk, ResumeRequest, ResumeResponse, StopRequest, StopResponse,
-    SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest,
-    job_service_server::JobService,
+    self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, DescribeRequest,
+    DescribeResponse, GetHistoryRequest, GetLogsRequest, GetStatusRequest, JobHistory, JobStatus,
+    ListCheckpointsRequest, ListCheckpointsResponse, ListEventsRequest, ListJobsRequest,
+    ListJobsResponse, ListNodesRequest, ListNodesResponse, ListStepsRequest, LogChunk,
+    ResumeRequest, ResumeResponse, StopRequest, StopResponse, SubmitRequest, SubmitResponse,
+    UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest, job_service_server::JobService,
 };
 use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
@@ -18,7 +18,12 @@ use uuid::Uuid;
 use super::{
     Answers, answers,
     events::{Events, Until},
+    follow::Follow,
     logs::Logs,
+    pages::{Pages, blocking, internal},
+    roster::Roster,
+    selection::Selection,
+    steps,
 };
 use crate::{
     access::Caller,
@@ -27,7 +32,6 @@ use crate::{
     inbox::{Core, stopping},
     job_files::JobDirs,
     log_router::LogRouter,
-    step_records::read_steps,
     submission,
 };
 
@@ -84,11 +88,18 @@ impl Jobs {
     }
 }
 
+/// The package of these services.
+const PROTOCOL: &str = "muster.v1";
 /// A reason is shown in a line.
 const LONGEST_REASON: usize = 500;
 
-fn internal(error: impl std::fmt::Display) -> Status {
-    Status::internal(error.to_string())
+fn check_reason(reason: &str) -> Result<(), Status> {
+    if reason.len() > LONGEST_REASON || reason.contains(char::is_control) {
+        return Err(Status::invalid_argument(format!(
+            "reason must be one line of at most {LONGEST_REASON} bytes"
+        )));
+    }
+    Ok(())
 }
 
 fn gone(job: JobId) -> Status {
@@ -232,8 +243,8 @@ impl JobService for Jobs {
     ) -> Result<Response<JobHistory>, Status> {
         let job = self.core.resolve(&request.into_inner().job_id).await?;
         let journal = self.journal.clone();
-        let read = tokio::task::spawn_blocking(move || read_history(&journal, job));
-        let history = read.await.map_err(internal)?.map_err(internal)?;
+        let read = blocking(move || read_history(&journal, job)).await?;
+        let history = read.map_err(internal)?;
         Ok(Response::new(history.ok_or_else(|| gone(job))?))
     }
 
@@ -242,16 +253,9 @@ impl JobService for Jobs {
         request: Request<ListStepsRequest>,
     ) -> Result<Response<Self::ListStepsStream>, Status> {
         let job = self.core.resolve(&request.into_inner().job_id).await?;
-        let steps = read_steps(&self.dirs.of(job)).map_err(internal)?;
         let (client, queue) = mpsc::channel(QUEUE);
-        // Ends with the metrics, or when the client has gone.
-        tokio::task::spawn_blocking(move || {
-            for step in steps {
-                if client.blocking_send(step.map_err(internal)).is_err() {
-                    return;
-                }
-            }
-        });
+        // Ends as it says.
+        tokio::spawn(steps::send(self.dirs.of(job), client, self.stop.clone()));
         Ok(Response::new(answers(queue)))
     }
 
@@ -284,6 +288,32 @@ impl JobService for Jobs {
         Ok(Response::new(StopResponse {}))
     }
 
+    async fn cancel(
+        &self,
+        request: Request<CancelRequest>,
+    ) -> Result<Response<CancelResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let CancelRequest { job_id, reason } = request.into_inner();
+        check_reason(&reason)?;
+        let job = self.core.resolve(&job_id).await?;
+        self.may_change(&caller, job).await?;
+        let state = self.state(job).await?;
+        match state {
+            JobState::Finished | JobState::Failed => {
+                let reason = format!("job {job} is {} already", state.as_str());
+                return Err(Status::failed_precondition(reason));
+            }
+            // Of a request that comes twice, the second finds what it asked for.
+            JobState::Stopped => {}
+            _ => {
+                self.core
+                    .event(Event::CancelRequested { job, reason })
+                    .await?
+            }
+        }
+        Ok(Response::new(CancelResponse {}))
+    }
+
     async fn resume(
         &self,
         request: Request<ResumeRequest>,
@@ -305,36 +335,56 @@ impl JobService for Jobs {
         &self,
         request: Request<GetLogsRequest>,
     ) -> Result<Response<Self::GetLogsStream>, Status> {
-        let GetLogsRequest {
-            job_id,
-            worker_id,
-            tail_lines,
-        } = request.into_inner();
-        let job = self.core.resolve(&job_id).await?;
+        let request = request.into_inner();
+        let named = |text: String| Some(text).filter(|text| !text.is_empty());
+        let job = self.core.resolve(&request.job_id).await?;
+        let selection = Selection {
+            worker: named(request.worker_id),
+            node: named(request.node),
+            rank: request.rank,
+        };
+        let mut roster = match selection.rank {
+            Some(rank) => {
+                let pages = Pages::open(self.journal.clone(), job, 0).await?;
+                Some(Roster::new(rank, pages))
+            }
+            None => None,
+        };
+        let holders = match &mut roster {
+            Some(roster) => Some(roster.update().await?),
+            None => None,
+        };
+        let is_over = self.state(job).await?.is_over();
         let mut workers = self
             .core
             .read(move |cluster, _| cluster.placements(job).to_vec())
             .await?;
-        if !worker_id.is_empty() {
-            workers.retain(|(worker, _)| worker.as_str() == worker_id);
-            if workers.is_empty() {
-                let reason = format!("job {job} never had a worker {worker_id}");
-                return Err(Status::not_found(reason));
-            }
+        workers.retain(|(worker, node)| selection.means(worker, node, holders));
+        let may_come = request.follow && !is_over && selection.worker.is_none();
+        if workers.is_empty() && !selection.is_all() && !may_come {
+            let reason = format!("job {job} never had a {}", selection.words());
+            return Err(Status::not_found(reason));
         }
-        let (core, router) = (self.core.clone(), Arc::clone(&self.logs));
+        let logs = Logs {
+            core: self.core.clone(),
+            router: Arc::clone(&self.logs),
+            job,
+            tail_lines: request.tail_lines,
+        };
         let (client, queue) = mpsc::channel(QUEUE);
-        // Ends as `Logs::run` says.
-        tokio::spawn(
-            Logs {
-                core,
-                router,
-                job,
-                workers,
-                tail_lines,
-            }
-            .run(client),
-        );
+        // Both end as their `run` says.
+        if request.follow && !is_over {
+            let follow = Follow {
+                logs,
+                selection,
+                roster,
+                stop: self.stop.clone(),
+                readings: BTreeMap::new(),
+            };
+            tokio::spawn(follow.run(client));
+        } else {
+            tokio::spawn(logs.run(workers, client));
+        }
         Ok(Response::new(answers(queue)))
     }
 
@@ -365,16 +415,24 @@ impl JobService for Jobs {
         request: Request<CordonNodeRequest>,
     ) -> Result<Response<CordonNodeResponse>, Status> {
         let CordonNodeRequest { node, reason } = request.into_inner();
-        if reason.len() > LONGEST_REASON || reason.contains(char::is_control) {
-            return Err(Status::invalid_argument(format!(
-                "reason must be one line of at most {LONGEST_REASON} bytes"
-            )));
-        }
+        check_reason(&reason)?;
         let node = self.node(node).await?;
         self.core
             .event(Event::CordonRequested { node, reason })
             .await?;
         Ok(Response::new(CordonNodeResponse {}))
+    }
+
+    async fn describe(
+        &self,
+        _request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let now = self.core.read(|_, now| now.wall).await?;
+        Ok(Response::new(DescribeResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            protocol: PROTOCOL.into(),
+            now: now.to_string(),
+        }))
     }
 
     async fn uncordon_node(

@@ -13,52 +13,47 @@ use crate::{
 /// How long an agent may take for the next piece of a log.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Who asked.
+pub(super) type Client = mpsc::Sender<Result<LogChunk, Status>>;
+
 /// What workers of a job wrote, read by the agents of their nodes.
 pub(super) struct Logs {
     pub(super) core: Core,
     pub(super) router: Arc<LogRouter>,
     pub(super) job: JobId,
-    pub(super) workers: Vec<(WorkerId, NodeName)>,
-    pub(super) tail_lines: u32,
+    /// Where reading begins; absent: with the first line.
+    pub(super) tail_lines: Option<u32>,
 }
 
 impl Logs {
     /// Sends them, worker after worker, then says of which there is none. Ends when that is done or the client has gone.
-    pub(super) async fn run(self, client: mpsc::Sender<Result<LogChunk, Status>>) {
+    pub(super) async fn run(self, workers: Vec<(WorkerId, NodeName)>, client: Client) {
         let mut failures = Vec::new();
-        for (worker, node) in &self.workers {
-            match self.one(worker, node, &client).await {
-                Ok(()) => {}
-                Err(Some(status)) => {
-                    failures.push(format!(
-                        "worker {worker} on node {node}: {}",
-                        status.message()
-                    ));
-                }
+        for (worker, node) in &workers {
+            match self.read(worker, node, None, &client).await {
+                Ok(_) => {}
+                Err(Some(status)) => failures.push(failure(worker, node, &status)),
                 Err(None) => return,
             }
         }
-        if !failures.is_empty() {
-            // The client may have gone meanwhile.
-            let _ = client
-                .send(Err(Status::unavailable(failures.join("; "))))
-                .await;
-        }
+        report(failures, &client).await;
     }
 
-    /// `Err(None)`: the client has gone.
-    async fn one(
+    /// Sends what is there of one log from a byte on, or from its tail; where it ended then. `Err(None)`: the client has gone.
+    pub(super) async fn read(
         &self,
         worker: &WorkerId,
         node: &NodeName,
-        client: &mpsc::Sender<Result<LogChunk, Status>>,
-    ) -> Result<(), Option<Status>> {
+        offset: Option<u64>,
+        client: &Client,
+    ) -> Result<u64, Option<Status>> {
         let mut request = self.router.request();
         let read = ReadLog {
             request_id: request.id,
             job_id: self.job.to_string(),
             worker_id: worker.to_string(),
             tail_lines: self.tail_lines,
+            offset,
         };
         let command = AgentCommand {
             kind: Some(agent_command::Kind::ReadLog(read)),
@@ -87,16 +82,33 @@ impl Logs {
             if !chunk.error.is_empty() {
                 return Err(Some(Status::unavailable(chunk.error)));
             }
+            let end = chunk.offset + chunk.data.len() as u64;
             if !chunk.data.is_empty() {
                 let data = LogChunk {
                     worker_id: worker.to_string(),
                     data: chunk.data,
+                    node: node.to_string(),
                 };
                 client.send(Ok(data)).await.map_err(|_| None)?;
             }
             if chunk.last {
-                return Ok(());
+                return Ok(end);
             }
         }
+    }
+}
+
+/// Why a log could not be read, in words.
+pub(super) fn failure(worker: &WorkerId, node: &NodeName, status: &Status) -> String {
+    format!("worker {worker} on node {node}: {}", status.message())
+}
+
+/// Ends the stream; says first what could not be read.
+pub(super) async fn report(failures: Vec<String>, client: &Client) {
+    if !failures.is_empty() {
+        // The client may have gone meanwhile.
+        let _ = client
+            .send(Err(Status::unavailable(failures.join("; "))))
+            .await;
     }
 }
