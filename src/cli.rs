@@ -73,6 +73,8 @@ pub enum Command {
     Uncordon(commands::uncordon::Args),
     /// Ask whether a coordinator serves, for probes
     Health(commands::health::Args),
+    /// Compare what a job was really fed with what its data order says
+    Audit(commands::audit::Args),
     /// List, verify and compare checkpoints
     Checkpoint(commands::checkpoint::Args),
     /// Make datasets from text, and look into them

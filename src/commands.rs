@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod agent;
+pub mod audit;
 pub mod cancel;
 pub mod certs;
 pub mod checkpoint;

@@ -1,6 +1,7 @@
 //! The muster binary: coordinator, agent and command line.
 
 mod acted;
+mod audit_words;
 mod checkpoints;
 mod cli;
 mod client;
@@ -9,12 +10,14 @@ mod doctor;
 #[cfg(test)]
 mod examples;
 mod failure;
+mod job_history;
 mod limits;
 mod log_lines;
 mod logging;
 mod manual;
 mod output;
 mod progress;
+mod recompute;
 mod run_directory;
 mod run_record;
 mod signals;
@@ -76,6 +79,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cordon(args) => commands::cordon::run(args).await,
         Command::Uncordon(args) => commands::uncordon::run(args).await,
         Command::Health(args) => commands::health::run(args).await,
+        Command::Audit(args) => commands::audit::run(args).await,
         Command::Checkpoint(args) => commands::checkpoint::run(args).await,
         Command::Data(args) => commands::data::run(args).await,
         Command::Certs(args) => commands::certs::run(args),

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The file that makes a directory the directory of a run.
 const FILE: &str = "run.json";
 
+/// Below a run's directory: the data directory of its coordinator.
+pub const COORDINATOR: &str = "coordinator";
+
 /// What `muster run` notes in a run's directory before it starts: which job it is, and of what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {

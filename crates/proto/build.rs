@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["job", "agent", "worker"].map(|f| format!("muster/v1/{f}.proto"));
+    let files = ["history", "job", "agent", "worker"].map(|f| format!("muster/v1/{f}.proto"));
     let mut compiler = protox::Compiler::new([root])?;
     compiler
         .include_source_info(true)

@@ -16,6 +16,7 @@ use crate::{
     output::Output,
     progress::{Progress, summary},
     run_directory::RunDirectory,
+    run_record,
     signals::Signals,
     spec_file::{self, SpecArgs},
     worker_binary,
@@ -71,7 +72,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let directory = RunDirectory::claim(args.out, spec)?;
     let path = directory.path();
     let listen = SocketAddr::from(([127, 0, 0, 1], args.port));
-    let mut options = muster_coordinator::Options::new(listen, path.join("coordinator"));
+    let mut options = muster_coordinator::Options::new(listen, path.join(run_record::COORDINATOR));
     options.job_dir = Some(path.to_owned());
     let coordinator = match Coordinator::start(options).await {
         Ok(coordinator) => coordinator,

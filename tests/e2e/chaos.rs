@@ -5,6 +5,7 @@ use std::{env, fs, thread, time::Duration};
 use nix::sys::signal::Signal;
 
 use crate::{
+    audit::assert_audit_is_clean,
     cluster::Cluster,
     support::{
         Bench, Process, assert_one_history, eventually, lines, members, parent, send, status,
@@ -159,6 +160,7 @@ fn whatever_dies_the_same_bits_come_out() {
         .join("metrics.jsonl");
     let metrics = lines(&fs::read_to_string(metrics).unwrap());
     assert_one_history(&metrics, STEPS_A_BLOW * (blows + 1));
+    assert_audit_is_clean(&[&job, "--coordinator", &url]);
     let checkpoints = bench.path("checkpoints").join(&job);
     let hash = stdout(&["checkpoint", "hash", &checkpoints.display().to_string()]);
     assert_eq!(hash, bench.hash("alone"), "{told:?}");

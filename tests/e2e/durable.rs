@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
+    audit::assert_audit_is_clean,
     cluster::Cluster,
     support::{
         Bench, assert_one_history, dataset, events, eventually, lines, members, muster, output,
@@ -91,6 +92,7 @@ fn a_coordinator_that_is_killed_again_and_again_costs_nothing() {
     assert_eq!(members(&now), pids, "the same processes");
     let metrics = metrics(&bench, &job);
     assert_one_history(&metrics, metrics.len() as u64);
+    assert_audit_is_clean(&[&job, "--coordinator", &cluster.url]);
 
     let (acknowledged, attempts) = submitted;
     let jobs = stdout(&["jobs", "--coordinator", &cluster.url, "-o", "json"]);

@@ -21,6 +21,7 @@ const PLACES: &[Place] = &[
     Place("muster-arch", Layer::Pure, &[]),
     Place("muster-spec", Layer::Pure, &["muster-arch"]),
     Place("muster-plan", Layer::Pure, &[]),
+    Place("muster-audit", Layer::Pure, &["muster-plan"]),
     Place("muster-checkpoint", Layer::Pure, &[]),
     Place(
         "muster-cluster",

@@ -4,7 +4,11 @@ use muster_checkpoint::{Committed, FileEntry, deletable};
 use muster_types::{Rank, StateId, Step, WorkerId};
 
 use crate::{
-    Command, Order, Part, RecordKind, ResumeSource, job::Phase, job_turn::JobTurn, saves::SaveKey,
+    Command, Order, Part, RecordKind, ResumeSource,
+    job::Phase,
+    job_turn::JobTurn,
+    record::{EVIDENCE_GAP, GAP_STEPS},
+    saves::SaveKey,
 };
 
 /// Pause before a manifest is tried again.
@@ -279,10 +283,10 @@ impl JobTurn<'_> {
                 sum.unreported, state.step
             );
             self.announce(
-                "evidence_gap",
+                EVIDENCE_GAP,
                 state,
                 reason,
-                [("steps", sum.unreported.into())],
+                [(GAP_STEPS, sum.unreported.into())],
             );
         }
         let now = self.now.monotonic;

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Exit, Resume, Submission};
 
+/// The event of steps that were never reported.
+pub(crate) const EVIDENCE_GAP: &str = "evidence_gap";
+/// Its detail: how many steps.
+pub(crate) const GAP_STEPS: &str = "steps";
+
 /// A change of durable state. Journaled and fsynced before any command it comes with is run; replay applies records alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -247,6 +252,23 @@ impl RecordKind {
             | Self::Watermark { job, .. }
             | Self::Evaluated { job, .. }
             | Self::Noted { job, .. } => Some(*job),
+        }
+    }
+
+    /// The state up to which, and the number of steps of which the watermark there lacks the evidence, if that is what was noted.
+    pub fn evidence_gap(&self) -> Option<(StateId, u64)> {
+        match self {
+            Self::Noted {
+                event,
+                generation,
+                step,
+                details,
+                ..
+            } if event == EVIDENCE_GAP => {
+                let steps = details.get(GAP_STEPS)?.as_u64()?;
+                Some((StateId::new(*generation, *step), steps))
+            }
+            _ => None,
         }
     }
 }

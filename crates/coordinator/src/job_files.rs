@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::step_log::StepLog;
 
 const SPEC: &str = "spec.json";
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 const EVALUATIONS: &str = "evaluations.jsonl";
 /// Lines that wait for the disk; the actor waits when there are more.
 const QUEUE: usize = 1 << 16;
@@ -75,6 +75,9 @@ struct MetricsLine {
     step_ms: f64,
     tokens_per_second: f64,
     generation: u64,
+    samples: u64,
+    /// 16 hexadecimal digits: programs that read numbers as floats would round it.
+    evidence: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -211,6 +214,8 @@ impl Writer {
                     step_ms: metrics.step_ms,
                     tokens_per_second: metrics.tokens as f64 * 1000.0 / metrics.step_ms,
                     generation: state.generation.get(),
+                    samples: metrics.samples,
+                    evidence: format!("{:016x}", metrics.evidence),
                 };
                 (
                     job,
@@ -411,10 +416,13 @@ mod tests {
             "step_ms",
             "tokens_per_second",
             "generation",
+            "samples",
+            "evidence",
         ];
         let first = &lines(&here.join(METRICS))[0];
         assert_eq!(first.as_object().unwrap().keys().collect::<Vec<_>>(), keys);
         assert_eq!(first["tokens_per_second"], 2048.0);
+        assert_eq!(first["evidence"], "0000000000000007");
 
         // A crash came before the second generation's resume reached the files: replay brings them up to it.
         let files = JobFiles::start(dirs).unwrap();

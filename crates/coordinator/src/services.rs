@@ -9,6 +9,7 @@ mod pages;
 mod reader;
 mod roster;
 mod selection;
+mod steps;
 mod store;
 mod worker;
 

@@ -200,7 +200,9 @@ mod tests {
         assert!(
             matches!(kind("optimizer.epsilon"), Kind::Number(b) if b.above == Some(0.0) && b.min.is_none())
         );
-        assert!(matches!(kind("train.reduction"), Kind::Word(words) if *words == ["fast", "canonical"]));
+        assert!(
+            matches!(kind("train.reduction"), Kind::Word(words) if *words == ["fast", "canonical"])
+        );
         assert!(matches!(kind("schedule.kind"), Kind::Word(words) if words.len() == 4));
         assert!(matches!(kind("data.path"), Kind::Text));
         assert!(KEYS.find("train.steps.more").is_none());

@@ -39,6 +39,8 @@ const JOB_METHODS: &[(&str, Role)] = &[
     ("GetStatus", Role::Viewer),
     ("WatchStatus", Role::Viewer),
     ("ListEvents", Role::Viewer),
+    ("GetHistory", Role::Viewer),
+    ("ListSteps", Role::Viewer),
     ("GetLogs", Role::Viewer),
     ("ListCheckpoints", Role::Viewer),
     ("ListNodes", Role::Viewer),

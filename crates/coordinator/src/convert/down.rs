@@ -115,7 +115,8 @@ fn resume_point(resume: Resume) -> v1::ResumePoint {
     }
 }
 
-fn segment(segment: Segment) -> v1::Segment {
+/// A stretch of the data order.
+pub(crate) fn segment(segment: Segment) -> v1::Segment {
     v1::Segment {
         start_step: segment.start_step.get(),
         start_position: segment.start_position.get(),
@@ -132,7 +133,8 @@ pub(super) fn batch_slots(slots: BatchSlots) -> v1::BatchSlots {
     }
 }
 
-fn state_id(state: StateId) -> v1::StateId {
+/// The name of a state.
+pub(crate) fn state_id(state: StateId) -> v1::StateId {
     v1::StateId {
         generation: state.generation.get(),
         step: state.step.get(),

@@ -3,11 +3,11 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
     self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, DescribeRequest,
-    DescribeResponse, GetLogsRequest, GetStatusRequest, JobStatus, ListCheckpointsRequest,
-    ListCheckpointsResponse, ListEventsRequest, ListJobsRequest, ListJobsResponse,
-    ListNodesRequest, ListNodesResponse, LogChunk, ResumeRequest, ResumeResponse, StopRequest,
-    StopResponse, SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse,
-    WatchStatusRequest, job_service_server::JobService,
+    DescribeResponse, GetHistoryRequest, GetLogsRequest, GetStatusRequest, JobHistory, JobStatus,
+    ListCheckpointsRequest, ListCheckpointsResponse, ListEventsRequest, ListJobsRequest,
+    ListJobsResponse, ListNodesRequest, ListNodesResponse, ListStepsRequest, LogChunk,
+    ResumeRequest, ResumeResponse, StopRequest, StopResponse, SubmitRequest, SubmitResponse,
+    UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest, job_service_server::JobService,
 };
 use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
@@ -20,13 +20,15 @@ use super::{
     events::{Events, Until},
     follow::Follow,
     logs::Logs,
-    pages::Pages,
+    pages::{Pages, blocking, internal},
     roster::Roster,
     selection::Selection,
+    steps,
 };
 use crate::{
     access::Caller,
     convert,
+    history::read_history,
     inbox::{Core, stopping},
     job_files::JobDirs,
     log_router::LogRouter,
@@ -109,6 +111,7 @@ impl JobService for Jobs {
     type WatchStatusStream = Answers<JobStatus>;
     type ListEventsStream = Answers<v1::Event>;
     type GetLogsStream = Answers<LogChunk>;
+    type ListStepsStream = Answers<v1::Fed>;
 
     async fn submit(
         &self,
@@ -231,6 +234,28 @@ impl JobService for Jobs {
         let (client, queue) = mpsc::channel(QUEUE);
         // Ends as `Events::run` says.
         tokio::spawn(events.run(client));
+        Ok(Response::new(answers(queue)))
+    }
+
+    async fn get_history(
+        &self,
+        request: Request<GetHistoryRequest>,
+    ) -> Result<Response<JobHistory>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let journal = self.journal.clone();
+        let read = blocking(move || read_history(&journal, job)).await?;
+        let history = read.map_err(internal)?;
+        Ok(Response::new(history.ok_or_else(|| gone(job))?))
+    }
+
+    async fn list_steps(
+        &self,
+        request: Request<ListStepsRequest>,
+    ) -> Result<Response<Self::ListStepsStream>, Status> {
+        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let (client, queue) = mpsc::channel(QUEUE);
+        // Ends as it says.
+        tokio::spawn(steps::send(self.dirs.of(job), client, self.stop.clone()));
         Ok(Response::new(answers(queue)))
     }
 

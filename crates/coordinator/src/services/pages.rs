@@ -46,12 +46,14 @@ impl Pages {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Does what waits for a disk where it holds up nobody.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(internal)
 }
 
-fn internal(error: impl std::fmt::Display) -> Status {
+/// What went wrong here, and is nobody else's to put right.
+pub(super) fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }
