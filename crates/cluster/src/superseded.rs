@@ -7,7 +7,7 @@ use crate::{RecordKind, job::KEPT_MARKS};
 /// Finds records that change nothing any more, so that a journal grows with what happens and not with time.
 ///
 /// Watermarks come every few seconds for as long as a job trains. Of those of a job with nothing else of that job among them,
-/// the newest [`KEPT_MARKS`] are all that its state keeps.
+/// the newest few are all that its state keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Superseded {
     watermarks: BTreeMap<JobId, VecDeque<u64>>,
