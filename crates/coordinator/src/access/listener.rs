@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::preface::Prefaced;
+use super::preface::{PREFACE, take_preface};
 
 /// How long a caller may take until it speaks HTTP/2.
 const OPENING: Duration = Duration::from_secs(10);
@@ -100,15 +100,17 @@ async fn open(
     tls: Option<ServerTls>,
 ) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let (stream, identity): (Box<dyn Stream>, _) = match tls {
+    let (mut stream, identity): (Box<dyn Stream>, _) = match tls {
         None => (Box::new(stream), None),
         Some(tls) => {
             let (stream, identity) = tls.accept(stream).await?;
             (Box::new(stream), identity)
         }
     };
+    take_preface(&mut stream).await?;
     Ok(Connection {
-        stream: Prefaced::read(stream).await?,
+        stream,
+        handed_on: 0,
         peer: Peer { address, identity },
     })
 }
@@ -125,9 +127,11 @@ pub(crate) struct Peer {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A caller's connection.
+/// A caller's connection. Its preface was read already; whoever reads gets it again.
 pub(crate) struct Connection {
-    stream: Prefaced<Box<dyn Stream>>,
+    stream: Box<dyn Stream>,
+    /// Bytes of the preface that were handed on.
+    handed_on: usize,
     peer: Peer,
 }
 
@@ -145,7 +149,14 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let rest = &PREFACE[self.handed_on..];
+        if rest.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..length]);
+        self.handed_on += length;
+        Poll::Ready(Ok(()))
     }
 }
 
