@@ -1,25 +1,20 @@
 use muster_proto::v1::CancelRequest;
 
-use crate::{
-    acted,
-    client::{self, Coordinator},
-    failure::Failure,
-    output::Output,
-};
+use crate::{acted, client::Coordinator, failure::Failure, output::Output};
 
 /// Arguments of `muster cancel`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   muster cancel 0199 --reason 'the learning rate is wrong'
-  muster cancel                      # the newest job
+  muster cancel 0199 -o json
 
 The workers are killed now, and what they trained since the newest checkpoint is lost; `muster stop` saves it first. A job
 that waits is taken out of the queue. `muster resume` takes a cancelled job up again.")]
 pub struct Args {
-    /// The job, by its id or an unambiguous beginning of it; the newest one if left out
+    /// The job, by its id or an unambiguous beginning of it
     #[arg(value_name = "JOB")]
-    job: Option<String>,
+    job: String,
     #[command(flatten)]
     coordinator: Coordinator,
     /// Why, for whoever wonders; `muster events` shows it
@@ -38,13 +33,12 @@ pub struct Args {
 /// Ends a job at once. Returns when that is on record.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut client = args.coordinator.connect().await?;
-    let job_id = client::job_or_newest(&mut client, args.job).await?;
     let request = CancelRequest {
-        job_id: job_id.clone(),
+        job_id: args.job.clone(),
         reason: args.reason,
     };
     client.cancel(request).await?;
-    acted::job(&mut client, job_id, args.output, |job| {
+    acted::job(&mut client, args.job, args.output, |job| {
         format!("job {job} is cancelled; `muster resume {job}` takes it up again")
     })
     .await

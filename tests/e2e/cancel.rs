@@ -60,8 +60,13 @@ fn cancel_kills_the_workers_at_once_and_resume_goes_on_from_the_newest_checkpoin
         asked.unwrap()["reason"],
         format!("cancelled on request: {reason}")
     );
+    // Nobody's job is cancelled by leaving its name out.
+    assert_eq!(
+        output(&["cancel", "--coordinator", url]).status.code(),
+        Some(2)
+    );
     // Once more changes nothing, and a job that has finished is not cancelled.
-    stdout(&["cancel", "--coordinator", url]);
+    stdout(&["cancel", &job, "--coordinator", url]);
     assert_eq!(
         events_of(url, &job)
             .iter()
