@@ -109,7 +109,7 @@ async fn exited(peer: &mut Peer) -> WorkerExited {
 
 fn start(worker: &str, slot: u32) -> agent_command::Kind {
     agent_command::Kind::Start(StartWorker {
-        interface: String::new(),
+        interface: "ib0".into(),
         job_id: JOB.into(),
         worker_id: worker.into(),
         slot,
@@ -180,7 +180,11 @@ async fn a_worker_gets_its_arguments_and_its_end_is_told_with_its_last_words() {
     );
     assert_eq!(args, expected);
     let env = fs::read_to_string(bench.dir.path().join("env")).unwrap();
-    for line in ["OMP_NUM_THREADS=2", "CUDA_VISIBLE_DEVICES="] {
+    for line in [
+        "OMP_NUM_THREADS=2",
+        "CUDA_VISIBLE_DEVICES=",
+        "NCCL_SOCKET_IFNAME==ib0",
+    ] {
         assert!(env.lines().any(|l| l == line), "{line} is not in {env}");
     }
     let parent = env

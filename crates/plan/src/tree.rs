@@ -96,11 +96,6 @@ impl<T> TreeSum<T> {
     pub fn into_parts(self) -> Vec<(Node, T)> {
         self.parts
     }
-
-    /// How many sums are held.
-    pub fn held(&self) -> usize {
-        self.parts.len()
-    }
 }
 
 /// The nodes that a run of slots sums up to.
@@ -159,7 +154,7 @@ mod tests {
             for slot in run.clone() {
                 mine.push(Node::leaf(slot), slot.to_string(), add).unwrap();
             }
-            most = most.max(mine.held());
+            most = most.max(mine.parts.len());
             let nodes: Vec<_> = mine.parts.iter().map(|(node, _)| *node).collect();
             assert_eq!(nodes, tree_nodes(slots, run));
             for (node, part) in mine.into_parts() {
