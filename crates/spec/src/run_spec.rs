@@ -216,7 +216,9 @@ pub struct QueueSpec {
     /// the job's `workers.min`: what a job has above that is lent to it, whatever its priority. In [-100, 100].
     #[schemars(range(min = -100, max = 100))]
     pub priority: i32,
-    /// Whose job it is, for quotas. Empty: `muster submit` puts in the login name of whoever submits.
+    /// Whose job it is, for quotas. Empty: whoever submits, by the name in their certificate or of their
+    /// token; where the coordinator asks for neither, by the login name that `muster submit` puts in. Only an admin submits for
+    /// others.
     pub user: String,
     /// How long workers may take to save and leave when their slots are wanted elsewhere; then they are killed, and the
     /// job goes on from its newest checkpoint. At least 1.
