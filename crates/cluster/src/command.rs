@@ -114,6 +114,11 @@ pub enum Order {
         /// Why, in words.
         reason: String,
     },
+    /// Nothing moves: say what you are at.
+    Probe {
+        /// To be said in the answer.
+        number: u64,
+    },
     /// The part is on record.
     PartAcknowledged {
         /// The part's state.

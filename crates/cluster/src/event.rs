@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use muster_spec::RunSpec;
 use muster_types::{Digest, Generation, JobId, NodeName, Rank, StateId, Step, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -252,6 +254,77 @@ pub enum WorkerMessage {
         /// Over so many tokens.
         tokens: u64,
     },
+    /// The control thread's answer to a probe.
+    ProbeAnswer(ProbeAnswer),
+}
+
+/// What a training thread is doing, as its control thread sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// The probe's number.
+    pub number: u64,
+    /// What it is at.
+    pub activity: Activity,
+    /// For how long it has given no sign of life.
+    pub quiet: Duration,
+    /// The longest that it was lately quiet in this activity; zero where it has not been in it yet.
+    pub usual: Duration,
+}
+
+/// What a training thread can be at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Waits for orders.
+    Idle,
+    /// Gets warm.
+    Loading,
+    /// Builds a generation's group.
+    Building,
+    /// Reads a checkpoint.
+    Restoring,
+    /// Reads samples.
+    Reading,
+    /// Forward and backward passes, updates, hashes.
+    Computing,
+    /// In a collective.
+    Reducing,
+    /// Copies its state for a checkpoint, or waits for the one before to be written.
+    Saving,
+}
+
+impl Activity {
+    /// Whether it goes on only when the peers do.
+    pub fn waits_for_peers(self) -> bool {
+        matches!(self, Self::Building | Self::Reducing)
+    }
+
+    /// For events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Loading => "loading",
+            Self::Building => "building",
+            Self::Restoring => "restoring",
+            Self::Reading => "reading",
+            Self::Computing => "computing",
+            Self::Reducing => "reducing",
+            Self::Saving => "saving",
+        }
+    }
+
+    /// As it goes on after "it".
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Idle => "waits for orders",
+            Self::Loading => "gets warm",
+            Self::Building => "builds the group",
+            Self::Restoring => "reads a checkpoint",
+            Self::Reading => "reads samples",
+            Self::Computing => "computes",
+            Self::Reducing => "waits in a collective",
+            Self::Saving => "copies its state for a checkpoint",
+        }
+    }
 }
 
 /// What one committed step brought.

@@ -78,7 +78,8 @@ impl JobTurn<'_> {
         let now = self.now.monotonic;
         let volatile = self.volatile();
         volatile.round.ready = true;
-        volatile.round.moved_at = now;
+        volatile.pace.ready.push(now.since(volatile.round.since));
+        volatile.round.moved(now);
         volatile.storage = None;
         for view in volatile.workers.values_mut() {
             view.slow_in = None;

@@ -5,7 +5,7 @@
 //!
 //! A decision is made by a `Turn` on a cheap copy, in which each consequence sees those before it. The rules of one job are
 //! methods of `JobTurn`, a file for each concern: `lifecycle`, `agents` and `messages` take events; `forming`, `formed`,
-//! `reshape`, `preempt`, `liveness` and `checkpoints` say what follows. `queue` plans who gets and who gives slots, and
+//! `reshape`, `preempt`, `liveness`, `suspicion` and `checkpoints` say what follows. `queue` plans who gets and who gives slots, and
 //! `placement` carries that out; `waiting`, `stance`, `status` and `describe` put it
 //! into words. `job` is the durable state and what each record changes in it; `volatile` is the rest.
 
@@ -27,6 +27,7 @@ mod liveness;
 mod messages;
 mod nodes;
 mod options;
+mod pace;
 mod placement;
 mod preempt;
 mod queue;
@@ -36,6 +37,7 @@ mod saves;
 mod stance;
 mod status;
 mod superseded;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -46,7 +48,10 @@ mod waiting;
 pub use cluster::{Cluster, CommittedStep, Decision};
 pub use command::{Command, Form, Order, Resume, ResumeSource};
 pub use describe::{PublicEvent, describe};
-pub use event::{AgentHello, Event, Exit, Part, SlotOffer, StepMetrics, Submission, WorkerMessage};
+pub use event::{
+    Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, Submission,
+    WorkerMessage,
+};
 pub use options::{ClusterOptions, UserQuotas};
 pub use record::{JobState, OpenCause, Record, RecordKind};
 pub use status::{CheckpointRef, JobStatus, NodeStatus, WorkerState, WorkerStatus};

@@ -83,6 +83,7 @@ impl JobTurn<'_> {
                 self.put_out_for(&worker, reason);
             }
         }
+        self.suspect();
         if self.job.phase == Phase::Active && !self.is_broken() {
             self.enforce_progress();
         }

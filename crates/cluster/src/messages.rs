@@ -115,6 +115,7 @@ impl JobTurn<'_> {
             } => {
                 self.evaluated(generation, step, validation_loss, tokens);
             }
+            WorkerMessage::ProbeAnswer(answer) => self.probed(worker, answer),
             WorkerMessage::Ready { .. }
             | WorkerMessage::AtBoundary { .. }
             | WorkerMessage::Unreadable { .. } => {}
@@ -198,7 +199,7 @@ impl JobTurn<'_> {
         }
         let now = self.now.monotonic;
         self.view(worker).ready = Some((generation, hash));
-        self.volatile().round.moved_at = now;
+        self.volatile().round.moved(now);
         let resume = self
             .job
             .resume
@@ -297,7 +298,13 @@ impl JobTurn<'_> {
             self.set_ready();
         }
         let volatile = self.volatile();
-        volatile.round.moved_at = now;
+        // Between two steps there may have been an evaluation.
+        if let Some(before) = volatile.round.committed_at
+            && before == volatile.round.moved_at
+        {
+            volatile.pace.steps.push(now.since(before));
+        }
+        volatile.round.moved(now);
         volatile.round.committed_at = Some(now);
         volatile.strikes.count = 0;
         volatile.strikes.retry_at = None;
@@ -348,7 +355,13 @@ impl JobTurn<'_> {
             return;
         }
         let now = self.now.monotonic;
-        self.volatile().round.moved_at = now;
+        let evaluated = self.view(worker).phase == "evaluating";
+        let volatile = self.volatile();
+        if evaluated {
+            let took = now.since(volatile.round.moved_at);
+            volatile.pace.evaluations.push(took);
+        }
+        volatile.round.moved(now);
         let view = self.view(worker);
         view.phase = phase;
         view.step = view.step.max((step > Step(0)).then_some(step));

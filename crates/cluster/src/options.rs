@@ -20,6 +20,26 @@ pub struct ClusterOptions {
     pub node_silence_bound: Duration,
     /// In training, no step and no change of phase for so long means that someone hangs.
     pub stall_bound: Duration,
+    /// Where it is not known yet how long things take: after so long without a move, all are asked what they are at.
+    pub patience: Duration,
+    /// The least that nothing may move before anyone is asked, however fast the steps are.
+    pub least_patience: Duration,
+    /// Anyone is asked after so many times the longest of the last durations.
+    pub patience_factor: u32,
+    /// From one probe to the next.
+    pub probe_interval: Duration,
+    /// Whoever leaves so many probes in a row unanswered while others answer is silent.
+    pub deaf_probes: u64,
+    /// As `deaf_probes`, for one whose stream is broken: it may be about to attach again.
+    pub lost_probes: u64,
+    /// As `deaf_probes`, where nobody else answers either but the worker's agent is within reach.
+    pub lone_probes: u64,
+    /// A rank that computes, or waits for its peers, is taken to hang after so long without a sign of life.
+    pub hang_bound: Duration,
+    /// As `hang_bound`, for one that waits for storage.
+    pub storage_hang_bound: Duration,
+    /// Nobody is taken to hang within so many times the longest quiet that it lately came out of.
+    pub hang_factor: u32,
     /// From `Left` to the end of the process.
     pub exit_bound: Duration,
     /// Once enough workers are warm, how long the others are waited for.
@@ -72,6 +92,16 @@ impl Default for ClusterOptions {
             silence_bound: Duration::from_secs(30),
             node_silence_bound: Duration::from_secs(3),
             stall_bound: Duration::from_secs(600),
+            patience: Duration::from_secs(5),
+            least_patience: Duration::from_millis(1500),
+            patience_factor: 5,
+            probe_interval: Duration::from_millis(400),
+            deaf_probes: 3,
+            lost_probes: 5,
+            lone_probes: 25,
+            hang_bound: Duration::from_secs(10),
+            storage_hang_bound: Duration::from_secs(60),
+            hang_factor: 20,
             exit_bound: Duration::from_secs(30),
             gather_grace: Duration::from_secs(5),
             backoff_first: Duration::from_secs(1),

@@ -5,7 +5,7 @@ use std::{
 
 use muster_types::{Generation, JobId, Monotonic, StateId, Step, WorkerId};
 
-use crate::{ledger::Ledger, nodes::Nodes, saves::Saves};
+use crate::{ProbeAnswer, ledger::Ledger, nodes::Nodes, pace::Pace, saves::Saves};
 
 /// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
 ///
@@ -38,6 +38,10 @@ pub(crate) struct Volatile {
     /// Why the newest checkpoint cannot be read, and how often it was tried.
     pub storage: Option<(String, u32)>,
     pub fingerprint: String,
+    /// How long things lately took.
+    pub pace: Pace,
+    /// Probes so far: the last one's number.
+    pub probes: u64,
     /// When the next bound runs out.
     pub wake: Option<Monotonic>,
 }
@@ -74,6 +78,8 @@ pub(crate) struct View {
     pub slow_in: Option<Generation>,
     pub step: Option<Step>,
     pub phase: String,
+    /// What it answered to a probe last.
+    pub answer: Option<ProbeAnswer>,
 }
 
 impl View {
@@ -99,6 +105,7 @@ impl View {
             slow_in: None,
             step: None,
             phase: String::new(),
+            answer: None,
         }
     }
 }
@@ -122,6 +129,27 @@ pub(crate) struct Round {
     pub unreadable: BTreeSet<WorkerId>,
     pub save_told: bool,
     pub leave_told: bool,
+    /// Nothing has moved for longer than usual, and all are being asked why.
+    pub suspicion: Option<Suspicion>,
+}
+
+impl Round {
+    /// Something has moved.
+    pub fn moved(&mut self, now: Monotonic) {
+        self.moved_at = now;
+        self.suspicion = None;
+    }
+}
+
+/// An inquiry into why nothing moves.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Suspicion {
+    /// The number of its first probe.
+    pub first: u64,
+    /// When the last probe was sent.
+    pub asked_at: Monotonic,
+    /// It was said whom the others wait for.
+    pub named: bool,
 }
 
 /// Failures in a row.

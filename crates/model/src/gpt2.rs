@@ -8,7 +8,7 @@ use tch::{TchError, Tensor};
 
 use crate::{
     BuildError, Model, Parameters, Pass, attention::CausalSelfAttention, dropout::Dropout,
-    layer_norm::LayerNorm, mlp::Mlp, model::gate,
+    layer_norm::LayerNorm, mlp::Mlp, model::{first_gate, gate},
 };
 
 /// One block: x + attention(norm(x)), then x + mlp(norm(x)).
@@ -109,6 +109,7 @@ impl Model for Gpt2 {
         let meaning = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)?; // [B, T, C]
         let place = self.position_embedding.f_narrow(0, 0, t)?; // [T, C]
         let mut x = self.dropout.apply(meaning.f_add(&place)?, pass)?;
+        first_gate(&self.interrupt, &x)?;
         for block in &self.blocks {
             x = block.forward(&x, pass)?;
             gate(&self.interrupt, &x)?;

@@ -1,5 +1,5 @@
 use muster_arch::ModelConfig;
-use muster_ops::Interrupt;
+use muster_ops::{Interrupt, OpsError};
 use tch::{TchError, Tensor};
 
 use crate::{Parameters, loss::cross_entropy_sum};
@@ -64,6 +64,14 @@ pub trait Model: Send {
 
 /// A place where a pass may be given up: after `x` forward, and before it backward.
 pub(crate) fn gate(interrupt: &Interrupt, x: &Tensor) -> Result<(), TchError> {
-    let shut = interrupt.gate(x);
+    as_torch(interrupt.gate(x))
+}
+
+/// The same at a model's first activations.
+pub(crate) fn first_gate(interrupt: &Interrupt, x: &Tensor) -> Result<(), TchError> {
+    as_torch(interrupt.first_gate(x))
+}
+
+fn as_torch(shut: Result<(), OpsError>) -> Result<(), TchError> {
     shut.map_err(|error| TchError::Torch(error.to_string()))
 }

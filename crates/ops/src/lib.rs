@@ -8,7 +8,7 @@ mod precision;
 mod rng;
 mod tensors;
 
-pub use interrupt::Interrupt;
+pub use interrupt::{Gate, Interrupt};
 pub use numerics::{Determinism, numerics_fingerprint, parallel_info, set_deterministic};
 pub use optimizer::{AdamwOptions, fused_adamw};
 pub use precision::{MatmulPrecision, autocast, set_matmul_precision};

@@ -246,7 +246,7 @@ fn a_step_may_be_given_up_at_any_gate_and_is_made_anew_to_the_bit() {
     loop {
         let asked = Arc::new(AtomicUsize::new(0));
         let until = gates;
-        let wanted = move || asked.fetch_add(1, Ordering::Relaxed) == until;
+        let wanted = move |_| asked.fetch_add(1, Ordering::Relaxed) == until;
         disturbed.interrupt_when(Interrupt::when(wanted));
         let batch = disturbed.batch(&sequences(0, 4)).unwrap();
         disturbed.begin_step().unwrap();

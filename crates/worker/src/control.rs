@@ -367,6 +367,18 @@ impl Control {
                     self.tell(Directive::Acknowledged(from_proto(state)));
                 }
             }
+            Order::Probe(probe) => {
+                let reading = self.shared.pulse.read();
+                let answer = v1::ProbeAnswer {
+                    number: probe.number,
+                    activity: reading.activity.into(),
+                    quiet_ms: milliseconds(reading.quiet),
+                    usual_ms: milliseconds(reading.usual),
+                };
+                return Ok(vec![
+                    self.envelope(self.generation, Kind::ProbeAnswer(answer)),
+                ]);
+            }
             Order::Reconfigure(_) | Order::SaveNow(_) => {}
         }
         Ok(Vec::new())
@@ -390,6 +402,10 @@ impl Control {
         // The training thread is gone only while the process ends.
         let _ = self.training.send(directive);
     }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As the wire has it.

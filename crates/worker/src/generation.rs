@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use muster_c10d::{Abort, Group, GroupOptions, Op, Reducer, StoreBackend};
 use muster_ops::Interrupt;
 use muster_plan::{positions, slot_positions};
-use muster_proto::v1::{self, worker_message::Kind};
+use muster_proto::v1::{self, Activity, worker_message::Kind};
 use muster_spec::{self as spec, RunSpec};
 use muster_store::Location;
 use muster_train::{CanonicalSum, Reduction, SlotOrder, Snapshot, Trainer};
@@ -21,6 +21,7 @@ use crate::{
     feed::Feed,
     heal::{Source, heal},
     membership::Membership,
+    pulse::PassEnd,
     saver::{Save, Saver},
     shared::Shared,
 };
@@ -98,12 +99,15 @@ impl<'a> Member<'a> {
         }
         // Nobody waits for a pass once its generation is over.
         let watched = Arc::clone(&shared);
-        let is_over = move || watched.fence.is_over(generation);
+        let is_over = move |gate| {
+            watched.pulse.at_gate(gate);
+            watched.fence.is_over(generation)
+        };
         bench.trainer.interrupt_when(Interrupt::when(is_over));
         shared.say(generation, phase("healing", resume.step));
         let healed = heal(
             bench.trainer,
-            &shared.fence,
+            &shared,
             group,
             &membership,
             bench.runtime,
@@ -199,6 +203,8 @@ impl<'a> Member<'a> {
             if bench.shared.fence.is_over(generation) {
                 return Err(GenerationError::over(generation));
             }
+            let pulse = &bench.shared.pulse;
+            pulse.enter(Activity::Reading);
             let samples = bench.feed.training_slot(slot_positions(
                 &range,
                 bench.spec.train.micro_batch,
@@ -210,6 +216,10 @@ impl<'a> Member<'a> {
             } else {
                 SlotOrder::More
             };
+            pulse.enter_pass(match (order, reduction) {
+                (SlotOrder::Last, Some(_)) => PassEnd::Reduced,
+                _ => PassEnd::Own,
+            });
             mine.loss += bench
                 .trainer
                 .forward_backward(&batch, step, slot, order, reduction)?;
@@ -221,11 +231,14 @@ impl<'a> Member<'a> {
             mine.evidence = muster_plan::combine(mine.evidence, samples.evidence);
             mine.samples += samples.samples;
         }
+        bench.shared.pulse.enter(Activity::Reducing);
         if let Some(sum) = &mut self.canonical {
             bench.trainer.take_sum(sum, step, self.group)?;
+            bench.shared.pulse.beat();
         }
         let asked = bench.shared.requests();
         let all = control(self.group, mine.asking(asked))?;
+        bench.shared.pulse.enter(Activity::Computing);
         // A save that was asked for meanwhile is for the next step to agree on.
         bench.shared.settle(asked.and(Requests::SAVE));
         let Some(loss) = all.loss.mean() else {
@@ -286,11 +299,14 @@ impl<'a> Member<'a> {
             if bench.shared.fence.is_over(generation) {
                 return Err(GenerationError::over(generation));
             }
+            bench.shared.pulse.enter(Activity::Reading);
             let ids = bench
                 .feed
                 .held_out(slot * rows..samples.min((slot + 1) * rows))?;
+            bench.shared.pulse.enter_pass(PassEnd::Own);
             mine.loss += bench.trainer.evaluate_slot(&bench.trainer.batch(&ids)?)?;
         }
+        bench.shared.pulse.enter(Activity::Reducing);
         let all = control(self.group, mine)?;
         // A held-out loss that is no number harms nothing: it is shown as what it is.
         let validation_loss = all.loss.mean().unwrap_or(f64::NAN);
@@ -320,6 +336,7 @@ impl<'a> Member<'a> {
             world_size,
             ..
         } = self.membership;
+        self.bench.shared.pulse.enter(Activity::Saving);
         match Snapshot::take(self.bench.trainer, rank, world_size) {
             Ok(snapshot) => {
                 let location = self
@@ -392,6 +409,7 @@ pub fn form_group(
         return Ok(None);
     }
     let abort = Abort::new();
+    shared.pulse.enter(Activity::Building);
     shared.use_group(Some(abort.clone()));
     // A newer generation may have been formed before the handle was in place.
     if shared.fence.is_over(generation) {

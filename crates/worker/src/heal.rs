@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use muster_c10d::{CollectiveError, Group};
+use muster_proto::v1::Activity;
 use muster_store::{Checkpoint, Location, ObjectsError};
 use muster_train::{RestoreError, TrainError, Trainer};
 use muster_types::{Rank, StateId};
@@ -10,8 +11,10 @@ use tch::{TchError, Tensor};
 use tokio::runtime::Handle;
 
 use crate::{
-    fence::{Fence, Superseded},
+    fence::Superseded,
     membership::Membership,
+    pulse::Pulse,
+    shared::Shared,
 };
 
 /// Where the state comes from, as the coordinator has decided it.
@@ -101,11 +104,12 @@ pub enum HealError {
 /// See [`HealError`]; except for `Superseded` before anything was touched, the state in hand is then invalid.
 pub fn heal(
     trainer: &mut Trainer,
-    fence: &Fence,
+    shared: &Shared,
     group: Option<&Group>,
     membership: &Membership,
     runtime: &Handle,
 ) -> Result<Healed, HealError> {
+    let Shared { fence, pulse, .. } = shared;
     let Membership {
         generation,
         rank,
@@ -123,11 +127,13 @@ pub fn heal(
     match source {
         Source::Initialise if !whole => {
             fence.invalidate(generation)?;
+            pulse.enter(Activity::Computing);
             trainer.initialise()?;
             healed.from = "init";
         }
         Source::Checkpoint(uri) if !whole => {
             fence.invalidate(generation)?;
+            pulse.enter(Activity::Restoring);
             healed.bytes = load(trainer, uri, state, runtime)?;
             healed.from = "checkpoint";
         }
@@ -147,14 +153,17 @@ pub fn heal(
                         fence.invalidate(generation)?;
                         healed.from = "live";
                     }
-                    healed.bytes = broadcast(trainer, group, *root, rank, sends)?;
+                    pulse.enter(Activity::Reducing);
+                    healed.bytes = broadcast(trainer, group, pulse, *root, rank, sends)?;
                 }
             }
         }
         Source::Initialise | Source::Checkpoint(_) => {}
     }
+    pulse.enter(Activity::Computing);
     healed.state_hash = trainer.state_hash()?;
     if let Some(group) = group {
+        pulse.enter(Activity::Reducing);
         let hashes = gather(group, healed.state_hash)?;
         if hashes.iter().any(|hash| *hash != healed.state_hash) {
             // Whoever is of the majority holds the state all the same; what the others hold is no state of the line.
@@ -224,6 +233,7 @@ fn load(
 fn broadcast(
     trainer: &Trainer,
     group: &Group,
+    pulse: &Pulse,
     root: Rank,
     rank: Rank,
     whole: bool,
@@ -237,6 +247,7 @@ fn broadcast(
             named.tensor
         };
         group.broadcast(&tensor, root.get())?;
+        pulse.beat();
         if !whole {
             bytes += (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
         }

@@ -9,6 +9,7 @@ mod generate;
 mod generation;
 mod heal;
 mod membership;
+mod pulse;
 mod rendezvous;
 mod report;
 mod saver;

@@ -8,7 +8,7 @@ use muster_proto::v1::{self, worker_message::Kind};
 use muster_types::{Generation, StateId};
 use tokio::sync::mpsc;
 
-use crate::{agreement::Requests, fence::Fence};
+use crate::{agreement::Requests, fence::Fence, pulse::Pulse};
 
 /// What the control thread tells the training thread, in order.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Outgoing {
 pub struct Shared {
     /// Decides between a commit and the end of a generation.
     pub fence: Fence,
+    /// What the training thread is at.
+    pub pulse: Pulse,
     requests: AtomicU8,
     group: Mutex<Option<Abort>>,
     outbox: Mutex<Option<mpsc::UnboundedSender<Outgoing>>>,
@@ -51,6 +53,7 @@ impl Shared {
         let (outbox, said) = mpsc::unbounded_channel();
         let shared = Self {
             fence: Fence::default(),
+            pulse: Pulse::default(),
             requests: AtomicU8::new(0),
             group: Mutex::new(None),
             outbox: Mutex::new(Some(outbox)),

@@ -9,7 +9,7 @@ use std::{
 use muster_access::Connection;
 use muster_c10d::{GlooAddress, Group, GroupOptions};
 use muster_data::Dataset;
-use muster_proto::v1::{self, worker_message::Kind};
+use muster_proto::v1::{self, Activity, worker_message::Kind};
 use muster_spec::RunSpec;
 use muster_store::Location;
 use muster_train::Trainer;
@@ -105,6 +105,7 @@ pub fn run(
     };
     let mut worker = Worker::warm_up(surroundings, shared, to_self, &welcome)?;
     loop {
+        shared.pulse.enter(Activity::Idle);
         let reason = match inbox.recv() {
             Ok(Directive::Form(generation, form)) => match worker.live_through(generation, form)? {
                 Some(reason) => reason,
@@ -153,6 +154,7 @@ impl<'a> Worker<'a> {
         to_self: Sender<Directive>,
         welcome: &v1::Welcome,
     ) -> Result<Self, Fatal> {
+        shared.pulse.enter(Activity::Loading);
         shared.say(Generation(0), phase("loading", Step(0)));
         let spec: RunSpec = serde_json::from_str(&welcome.spec_json)
             .map_err(|error| Fatal::Protocol(error.to_string()))?;

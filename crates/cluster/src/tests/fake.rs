@@ -1,9 +1,14 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use muster_checkpoint::{FileEntry, TensorEntry};
 use muster_types::{Digest, Generation, JobId, NodeName, Rank, StateId, Step, WorkerId};
 
-use crate::{Event, Form, Order, Part, ResumeSource, StepMetrics, WorkerMessage};
+use crate::{
+    Activity, Event, Form, Order, Part, ProbeAnswer, ResumeSource, StepMetrics, WorkerMessage,
+};
 
 /// Tokens of a step: they differ, so that a step counted twice or never shows.
 pub fn tokens_of(step: u64) -> u64 {
@@ -27,6 +32,8 @@ pub struct FakeWorker {
     pub heard: bool,
     /// Neither answers nor works; its process is there.
     pub frozen: bool,
+    /// What it says to be at when it is asked, and for how long, in ms; and how long is usual.
+    pub at: Option<(Activity, u64, u64)>,
     pub warm: bool,
     pub generation: Generation,
     pub superseded: Generation,
@@ -60,6 +67,7 @@ impl FakeWorker {
             connected: false,
             heard: false,
             frozen: false,
+            at: None,
             warm: false,
             generation: Generation(0),
             superseded: Generation(0),
@@ -175,6 +183,19 @@ impl FakeWorker {
                     });
                     self.left = true;
                 }
+            }
+            Order::Probe { number } => {
+                let (activity, quiet, usual) = self.at.unwrap_or(match self.form {
+                    None => (Activity::Idle, 0, 0),
+                    Some(_) if self.ready => (Activity::Reducing, 0, 0),
+                    Some(_) => (Activity::Building, 0, 0),
+                });
+                self.say(WorkerMessage::ProbeAnswer(ProbeAnswer {
+                    number,
+                    activity,
+                    quiet: Duration::from_millis(quiet),
+                    usual: Duration::from_millis(usual),
+                }));
             }
             Order::Expelled { .. } => return true,
             Order::PartAcknowledged { state } => {

@@ -235,9 +235,9 @@ fn who_does_not_leave_in_time_is_killed() {
     }
     world.feed(Event::StopRequested {
         job: job_id(1),
-        grace_seconds: 20,
+        grace_seconds: 12,
     });
-    world.wait(19);
+    world.wait(11);
     assert_eq!(world.status().state, JobState::Draining);
     world.wait(2);
     let status = world.status();

@@ -9,4 +9,5 @@ mod placing;
 mod queue;
 mod random;
 mod saving;
+mod suspicion;
 mod world;

@@ -279,18 +279,18 @@ fn a_waiting_gang_is_not_starved_by_smaller_ones_and_one_that_never_fits_holds_u
 fn whoever_does_not_leave_within_the_grace_is_killed_and_the_job_is_queued_again() {
     let mut world = World::settled(&[("a", 2)]);
     let mut slow = spec(40, 2, 2);
-    slow.queue.preempt_grace_seconds = 7;
+    slow.queue.preempt_grace_seconds = 2;
     world.submit(1, slow);
     world.run_to(8);
     let stuck = world.worker(1);
     world.workers.get_mut(&stuck).unwrap().frozen = true;
     world.queue_up(2, 10, (1, 1, 1));
     world.deliver();
-    world.wait(6);
+    world.wait(1);
     assert_eq!(world.status().state, JobState::Draining);
     world.wait(2);
     assert!(
-        world.reasons(1, "expelled")[0].contains("did not leave within 7 s"),
+        world.reasons(1, "expelled")[0].contains("did not leave within 2 s"),
         "{:?}",
         world.reasons(1, "expelled")
     );

@@ -60,6 +60,7 @@ pub(crate) fn order(job: JobId, generation: Generation, order: Order) -> v1::Wor
         Order::SaveNow => Kind::SaveNow(v1::SaveNow {}),
         Order::Leave { save, reason } => Kind::Leave(v1::Leave { save, reason }),
         Order::Expelled { reason } => Kind::Expelled(v1::Expelled { reason }),
+        Order::Probe { number } => Kind::Probe(v1::Probe { number }),
         Order::PartAcknowledged { state } => Kind::PartAcknowledged(v1::PartAcknowledged {
             state: Some(state_id(state)),
         }),

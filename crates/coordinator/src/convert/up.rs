@@ -1,7 +1,9 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use muster_checkpoint::{FileEntry, TensorEntry};
-use muster_cluster::{AgentHello, Event, Exit, Part, SlotOffer, StepMetrics, WorkerMessage};
+use muster_cluster::{
+    Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, WorkerMessage,
+};
 use muster_proto::v1::{self, worker_message};
 use muster_types::{Digest, Generation, Rank, StateId, Step, WorkerId};
 use tonic::Status;
@@ -127,6 +129,27 @@ fn worker_message(kind: worker_message::Kind) -> Result<WorkerMessage, Status> {
             validation_loss: evaluated.validation_loss,
             tokens: evaluated.tokens,
         },
+        K::ProbeAnswer(answer) => WorkerMessage::ProbeAnswer(ProbeAnswer {
+            number: answer.number,
+            activity: activity(answer.activity())?,
+            quiet: Duration::from_millis(answer.quiet_ms),
+            usual: Duration::from_millis(answer.usual_ms),
+        }),
+    })
+}
+
+fn activity(activity: v1::Activity) -> Result<Activity, Status> {
+    use v1::Activity as A;
+    Ok(match activity {
+        A::Idle => Activity::Idle,
+        A::Loading => Activity::Loading,
+        A::Building => Activity::Building,
+        A::Restoring => Activity::Restoring,
+        A::Reading => Activity::Reading,
+        A::Computing => Activity::Computing,
+        A::Reducing => Activity::Reducing,
+        A::Saving => Activity::Saving,
+        A::Unspecified => return Err(invalid("the answer names no activity".into())),
     })
 }
 
