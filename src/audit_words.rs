@@ -52,6 +52,10 @@ pub fn describe(job: &Job, report: &Report) -> String {
     let (expected, fed) = (report.expected, report.fed);
     add("samples", compared(expected.samples, fed.samples));
     add("tokens", compared(expected.tokens, fed.tokens));
+    if report.skipped > 0 {
+        let skipped = format!("{} samples, by the guard", words::count(report.skipped));
+        add("left out", skipped);
+    }
     let windows = match report.differing {
         0 => format!("{}, none differs", words::count(report.windows)),
         differing => format!(
@@ -194,6 +198,7 @@ pub fn as_json(job: &Job, report: &Report) -> Value {
         "windows": { "compared": report.windows, "differing": report.differing },
         "samples": { "expected": report.expected.samples, "fed": report.fed.samples },
         "tokens": { "expected": report.expected.tokens, "fed": report.fed.tokens },
+        "skipped_samples": report.skipped,
         "difference": report.difference.as_ref().map(difference),
         "uncovered": uncovered.map(|it| json!({
             "from_step": it.steps.start(),

@@ -126,6 +126,10 @@ fn fact(entry: &v1::HistoryEntry) -> Result<Fact, Failure> {
             state: state(gap.state.as_ref())?,
             steps: gap.steps,
         }),
+        Some(Kind::Skipped(skipped)) => Ok(Fact::Skipped {
+            from: Position(skipped.from_position),
+            to: Position(skipped.to_position),
+        }),
         None => Err(not_understood("an entry of a kind that is not known here")),
     }
 }

@@ -9,6 +9,7 @@ mod chaos;
 mod cluster;
 mod doctor;
 mod durable;
+mod guard;
 mod hang;
 mod logs;
 mod machines;

@@ -29,6 +29,7 @@ pub fn audit<E>(
         job,
         report: Report {
             generations: line.generations(),
+            skipped: line.skipped(),
             flaws: std::mem::take(&mut line.flaws),
             ..Report::default()
         },

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use muster_plan::PlanError;
 use muster_types::{Digest, Generation, Position, StateId, Step};
 
@@ -13,6 +15,18 @@ pub enum Flaw {
         step: Step,
         /// Its first position.
         found: Position,
+        /// The position that is next.
+        expected: Position,
+    },
+    /// Other samples were left out than those that came next.
+    #[error(
+        "before the segment from step {step} the positions {skipped:?} were skipped, but the steps before it end at position {expected}"
+    )]
+    OtherSkip {
+        /// Where the segment starts.
+        step: Step,
+        /// What was skipped.
+        skipped: Range<u64>,
         /// The position that is next.
         expected: Position,
     },

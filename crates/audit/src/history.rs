@@ -1,4 +1,4 @@
-use muster_types::{Digest, Segment, StateId, Step};
+use muster_types::{Digest, Position, Segment, StateId, Step};
 
 /// What was fed over some stretch of a job's line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,13 @@ pub struct StepRecord {
 pub enum Fact {
     /// A stretch of the data order begins.
     Segment(Segment),
+    /// Samples were left out because a step looked wrong; the segment that follows begins after them.
+    Skipped {
+        /// The first position.
+        from: Position,
+        /// The position after the last.
+        to: Position,
+    },
     /// A generation was formed.
     Formed {
         /// Which.

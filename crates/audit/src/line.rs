@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use muster_types::{Generation, Position, Segment, StateId, Step};
 
@@ -21,6 +21,10 @@ pub(crate) struct Window {
 #[derive(Debug, Default)]
 pub(crate) struct Line {
     pub segments: Vec<Segment>,
+    /// What was left out.
+    skips: Vec<Range<u64>>,
+    /// The skip that the next segment carries out.
+    skipping: Option<Range<u64>>,
     /// Generations on the line, by the first step of each.
     owners: BTreeMap<Step, Generation>,
     newest: Option<Generation>,
@@ -38,6 +42,7 @@ impl Line {
         for fact in &job.facts {
             match *fact {
                 Fact::Segment(segment) => line.open(job, segment),
+                Fact::Skipped { from, to } => line.skipping = Some(from.get()..to.get()),
                 Fact::Formed { generation, resume } => line.form(generation, resume),
                 Fact::Watermark { state, fed } => line.mark(state, fed),
                 Fact::Gap { state, steps } => {
@@ -52,6 +57,20 @@ impl Line {
     pub fn owner(&self, step: Step) -> Option<Generation> {
         let (_, owner) = self.owners.range(..=step).next_back()?;
         Some(*owner)
+    }
+
+    /// How many samples were left out.
+    pub fn skipped(&self) -> u64 {
+        let mut skips = self.skips.clone();
+        skips.sort_by_key(|skip| skip.start);
+        let mut end = 0;
+        // A job that went back leaves out what it had left out before as well.
+        let new = |skip: Range<u64>| {
+            let samples = skip.end.saturating_sub(skip.start.max(end));
+            end = end.max(skip.end);
+            samples
+        };
+        skips.into_iter().map(new).sum()
     }
 
     /// How many generations have steps on the line.
@@ -94,9 +113,9 @@ impl Line {
 
     fn open(&mut self, job: &JobHistory, segment: Segment) {
         let step = segment.start_step;
-        let expected = match self.segments.last() {
+        let covering = |older: &&Segment| older.start_step <= step;
+        let mut expected = match self.segments.iter().rev().find(covering) {
             None => (step == Step(0)).then_some(Position(0)),
-            // A segment that starts no later than the one before is out of order; the plan says so.
             Some(before) => step
                 .get()
                 .checked_sub(before.start_step.get())
@@ -104,6 +123,23 @@ impl Line {
                 .and_then(|samples| before.start_position.get().checked_add(samples))
                 .map(Position),
         };
+        match self.skipping.take() {
+            Some(skip) => {
+                if expected.is_some_and(|expected| expected.get() != skip.start) {
+                    self.flaws.push(Flaw::OtherSkip {
+                        step,
+                        skipped: skip.clone(),
+                        expected: expected.unwrap_or_default(),
+                    });
+                }
+                expected = Some(Position(skip.end));
+                // What was planned from there on is replaced.
+                self.segments.retain(|older| older.start_step < step);
+                self.skips.push(skip);
+            }
+            // One that starts no later than the one before is out of order; the plan says so.
+            None => {}
+        }
         match expected {
             None if self.segments.is_empty() => self.flaws.push(Flaw::LateStart { step }),
             Some(expected) if expected != segment.start_position => {

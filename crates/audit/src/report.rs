@@ -98,6 +98,8 @@ pub struct Report {
     pub expected: Totals,
     /// What they were fed.
     pub fed: Totals,
+    /// Samples that were left out on purpose, because a step looked wrong.
+    pub skipped: u64,
     /// The first stretch that differs.
     pub difference: Option<Difference>,
     /// What is not covered.

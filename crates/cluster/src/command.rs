@@ -1,5 +1,5 @@
 use muster_checkpoint::FileEntry;
-use muster_types::{BatchSlots, Generation, JobId, NodeName, Rank, Segment, StateId, WorkerId};
+use muster_types::{BatchSlots, Generation, JobId, NodeName, Rank, Segment, StateId, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// What the shells are to do. Every command is idempotent: a restart issues it again.
@@ -139,6 +139,8 @@ pub struct Form {
     pub assignment: Vec<BatchSlots>,
     /// The job's data order so far.
     pub segments: Vec<Segment>,
+    /// The step after so many committed ones may be a spike: it has been skipped often enough.
+    pub accept_spike_after: Option<Step>,
 }
 
 /// Where a generation starts from.

@@ -69,6 +69,28 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             event.add("grace_seconds", json!(grace_seconds));
         }
         RecordKind::JobRequeued { reason, .. } => event.say("requeued", reason),
+        RecordKind::BatchSkipped {
+            step,
+            from,
+            to,
+            back_to,
+            reason,
+            details,
+            ..
+        } => {
+            let kind = match back_to {
+                None => "batch_skipped",
+                Some(_) => "rolled_back",
+            };
+            event.say(kind, reason);
+            event.step = *step;
+            event.details.clone_from(details);
+            event.add("from_position", json!(from));
+            event.add("to_position", json!(to));
+            if let Some(state) = back_to {
+                event.add("back_to_step", json!(state.step));
+            }
+        }
         RecordKind::WorkerPlaced {
             worker,
             node,

@@ -256,6 +256,34 @@ pub enum WorkerMessage {
     },
     /// The control thread's answer to a probe.
     ProbeAnswer(ProbeAnswer),
+    /// A step looks wrong, to all ranks alike.
+    Tripped(Trip),
+    /// The ranks' states were compared between two steps, and differ.
+    Diverged {
+        /// Committed steps.
+        step: Step,
+        /// This rank's hash of its state.
+        state_hash: u64,
+    },
+}
+
+/// A step that looks wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trip {
+    /// Committed steps: the one after it is the one.
+    pub step: Step,
+    /// Its loss or gradient is not finite; else it is a spike.
+    pub not_finite: bool,
+    /// Mean loss per token, nats; NaN where it is not finite.
+    pub loss: f64,
+    /// Global L2 norm of the mean gradient, before clipping.
+    pub gradient_norm: f64,
+    /// Robust z-score of the loss among the steps before.
+    pub loss_score: f64,
+    /// Robust z-score of the norm's logarithm.
+    pub norm_score: f64,
+    /// It was not applied, and the ranks wait for the generation that goes on from there.
+    pub held: bool,
 }
 
 /// What a training thread is doing, as its control thread sees it.

@@ -41,6 +41,7 @@ impl JobTurn<'_> {
                     resume: resume.clone(),
                     assignment: assignment.clone(),
                     segments: self.job.segments.clone(),
+                    accept_spike_after: self.accepted_spike(),
                 };
                 self.tell(&member, Order::Form(Box::new(form)));
             }
@@ -68,7 +69,7 @@ impl JobTurn<'_> {
             }
         }
         if hashes.len() > 1 {
-            return self.judge_difference(hashes);
+            return self.judge_difference(hashes, "after the heal");
         }
         self.set_ready();
     }
@@ -98,7 +99,7 @@ impl JobTurn<'_> {
     }
 
     /// Replicas must agree: the minority is put out, and without a majority the job stops and says so.
-    fn judge_difference(&mut self, hashes: BTreeMap<u64, Vec<WorkerId>>) {
+    pub fn judge_difference(&mut self, hashes: BTreeMap<u64, Vec<WorkerId>>, when: &str) {
         let world = self.job.members.len();
         let majority = hashes
             .values()
@@ -110,7 +111,7 @@ impl JobTurn<'_> {
                 .map(|(hash, members)| format!("{hash:016x}: {members:?}"))
                 .collect();
             return self.fail(format!(
-                "the replicas disagree and none has a majority: {}",
+                "the replicas disagree {when} and none has a majority: {}",
                 sides.join("; ")
             ));
         };
@@ -122,7 +123,7 @@ impl JobTurn<'_> {
             .filter(|member| !majority.contains(member))
         {
             let cause =
-                format!("worker {member} holds another state than the majority after the heal");
+                format!("worker {member} holds another state than the majority {when}");
             self.put_out(member, cause.clone());
             self.strike(cause, Origin::Generation(self.job.generation));
         }

@@ -224,6 +224,11 @@ impl JobTurn<'_> {
     fn resume_point(&self, members: &[WorkerId]) -> Option<Resume> {
         let live = self.newest_held(members);
         let stored = self.job.newest_checkpoint();
+        // A job that goes back does not go on with what its workers hold beyond that.
+        let live = live.filter(|state| {
+            let limit = self.job.back_to;
+            limit.is_none_or(|limit| state.step <= limit.step)
+        });
         if let Some(state) = live
             && stored.is_none_or(|(stored, _)| stored.step <= state.step)
         {

@@ -72,6 +72,10 @@ pub(crate) struct Job {
     /// Why it gave its slots back, until it has a generation again.
     pub requeued: Option<String>,
     pub segments: Vec<Segment>,
+    /// The step after which samples were skipped last, and how often in a row.
+    pub skips: Option<(Step, u32)>,
+    /// The checkpoint that the next generation goes back to.
+    pub back_to: Option<StateId>,
     /// Workers whose slot is not known to be empty.
     pub workers: BTreeMap<WorkerId, Placement>,
     /// Every worker ever placed, in order.
@@ -110,6 +114,8 @@ impl Job {
             preemption: None,
             requeued: None,
             segments: Vec::new(),
+            skips: None,
+            back_to: None,
             workers: BTreeMap::new(),
             placed: Vec::new(),
             generation: Generation(0),
@@ -154,7 +160,17 @@ impl Job {
                 self.move_to(JobState::Pending, reason, record.at);
                 self.disband();
             }
-            RecordKind::SegmentOpened { segment, .. } => self.segments.push(*segment),
+            RecordKind::SegmentOpened { segment, .. } => {
+                // What was planned from there on is not committed, or is discarded.
+                self.segments
+                    .retain(|older| older.start_step < segment.start_step);
+                self.segments.push(*segment);
+            }
+            RecordKind::BatchSkipped { step, back_to, .. } => {
+                let before = self.skips.filter(|(skipped, _)| skipped == step);
+                self.skips = Some((*step, before.map_or(0, |(_, count)| count) + 1));
+                self.back_to = *back_to;
+            }
             RecordKind::WorkerPlaced {
                 worker,
                 node,
@@ -333,6 +349,7 @@ impl Job {
         self.history.form(generation, resume.state);
         self.phase = Phase::Active;
         self.requeued = None;
+        self.back_to = None;
         self.members = members.to_vec();
         self.resume = Some(resume.clone());
         for worker in members {

@@ -5,7 +5,7 @@
 //!
 //! A decision is made by a `Turn` on a cheap copy, in which each consequence sees those before it. The rules of one job are
 //! methods of `JobTurn`, a file for each concern: `lifecycle`, `agents` and `messages` take events; `forming`, `formed`,
-//! `reshape`, `preempt`, `liveness`, `suspicion` and `checkpoints` say what follows. `queue` plans who gets and who gives slots, and
+//! `reshape`, `preempt`, `liveness`, `suspicion`, `guard` and `checkpoints` say what follows. `queue` plans who gets and who gives slots, and
 //! `placement` carries that out; `waiting`, `stance`, `status` and `describe` put it
 //! into words. `job` is the durable state and what each record changes in it; `volatile` is the rest.
 
@@ -19,6 +19,7 @@ mod describe;
 mod event;
 mod formed;
 mod forming;
+mod guard;
 mod job;
 mod job_turn;
 mod ledger;
@@ -49,7 +50,7 @@ pub use cluster::{Cluster, CommittedStep, Decision};
 pub use command::{Command, Form, Order, Resume, ResumeSource};
 pub use describe::{PublicEvent, describe};
 pub use event::{
-    Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, Submission,
+    Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, Submission, Trip,
     WorkerMessage,
 };
 pub use options::{ClusterOptions, UserQuotas};

@@ -116,8 +116,14 @@ impl JobTurn<'_> {
                 self.evaluated(generation, step, validation_loss, tokens);
             }
             WorkerMessage::ProbeAnswer(answer) => self.probed(worker, answer),
+            WorkerMessage::Tripped(trip) if current => self.tripped(trip),
+            WorkerMessage::Diverged { step, state_hash } if current => {
+                self.diverged(worker, step, state_hash);
+            }
             WorkerMessage::Ready { .. }
             | WorkerMessage::AtBoundary { .. }
+            | WorkerMessage::Tripped(_)
+            | WorkerMessage::Diverged { .. }
             | WorkerMessage::Unreadable { .. } => {}
         }
     }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use muster_types::{Generation, JobId, NodeName, Segment, StateId, Step, Timestamp, WorkerId};
+use muster_types::{Generation, JobId, NodeName, Position, Segment, StateId, Step, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Exit, Resume, Submission};
@@ -71,6 +71,24 @@ pub enum RecordKind {
         job: JobId,
         /// The stretch of its data order.
         segment: Segment,
+    },
+    /// A step looked wrong, and its samples are not trained on: it takes those after them. The segment that says so comes with
+    /// this.
+    BatchSkipped {
+        /// The job.
+        job: JobId,
+        /// Committed steps: the one after it looked wrong.
+        step: Step,
+        /// The first position that is not trained on.
+        from: Position,
+        /// The position after the last.
+        to: Position,
+        /// The state of the checkpoint that the job goes back to; absent where it goes on from `step`.
+        back_to: Option<StateId>,
+        /// Why, in words.
+        reason: String,
+        /// The measurements.
+        details: BTreeMap<String, serde_json::Value>,
     },
     /// A worker of a job belongs on a slot: it is to be started there.
     WorkerPlaced {
@@ -240,6 +258,7 @@ impl RecordKind {
             | Self::JobPreempted { job, .. }
             | Self::JobRequeued { job, .. }
             | Self::SegmentOpened { job, .. }
+            | Self::BatchSkipped { job, .. }
             | Self::WorkerPlaced { job, .. }
             | Self::WorkerExpelled { job, .. }
             | Self::WorkerReleased { job, .. }
@@ -286,6 +305,8 @@ pub enum OpenCause {
     Grown,
     /// All members left at a boundary, and some of them give their slots back.
     Shrunk,
+    /// A step looked wrong: all members go on with other samples, or from an older state.
+    Skipped,
 }
 
 /// A job's lifecycle, as status shows it.

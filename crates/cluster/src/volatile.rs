@@ -80,6 +80,8 @@ pub(crate) struct View {
     pub phase: String,
     /// What it answered to a probe last.
     pub answer: Option<ProbeAnswer>,
+    /// The generation in which it found that states differ, and its own state's hash.
+    pub diverged: Option<(Generation, u64)>,
 }
 
 impl View {
@@ -106,6 +108,7 @@ impl View {
             step: None,
             phase: String::new(),
             answer: None,
+            diverged: None,
         }
     }
 }

@@ -63,6 +63,10 @@ fn take(
             return Ok(());
         }
         RecordKind::SegmentOpened { segment, .. } => Kind::Segment(convert::segment(*segment)),
+        RecordKind::BatchSkipped { from, to, .. } => Kind::Skipped(v1::SkippedSamples {
+            from_position: from.get(),
+            to_position: to.get(),
+        }),
         RecordKind::GenerationFormed {
             generation,
             members,

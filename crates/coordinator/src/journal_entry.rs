@@ -21,6 +21,7 @@ fn label(kind: &RecordKind) -> &'static str {
         K::JobPreempted { .. } => "job_preempted",
         K::JobRequeued { .. } => "job_requeued",
         K::SegmentOpened { .. } => "segment_opened",
+        K::BatchSkipped { .. } => "batch_skipped",
         K::WorkerPlaced { .. } => "worker_placed",
         K::WorkerExpelled { .. } => "worker_expelled",
         K::WorkerReleased { .. } => "worker_released",

@@ -31,6 +31,8 @@ pub struct RunSpec {
     pub queue: QueueSpec,
     /// How workers reach each other.
     pub network: NetworkSpec,
+    /// What is done about steps that look wrong, and replicas that differ.
+    pub guard: GuardSpec,
 }
 
 /// What a run is trained on.
@@ -235,6 +237,49 @@ pub struct NetworkSpec {
     pub interface: String,
 }
 
+/// What a job does about a spike of the loss or the gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSpike {
+    /// It is an event, and training goes on.
+    #[default]
+    Ignore,
+    /// The batch is not trained on: the step takes the samples after it.
+    SkipBatch,
+    /// The job goes back to its newest checkpoint, and skips all samples from there to the spike.
+    Rollback,
+}
+
+/// What is done about steps that look wrong, and replicas that differ. A step whose loss or gradient is not finite is
+/// never applied: its batch is skipped, whatever `on_spike` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardSpec {
+    /// What is done about a spike.
+    pub on_spike: OnSpike,
+    /// From which robust z-score on the loss of a step, or the logarithm of its gradient's norm, is a spike: so many times the
+    /// scaled median deviation above the median of the last 64 steps. Above 0.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub threshold: f64,
+    /// How often in a row a step may take other samples. Then a spike is accepted, and a job that is not finite fails.
+    /// At least 1.
+    #[schemars(range(min = 1))]
+    pub max_skips: u32,
+    /// Every so many steps the ranks compare hashes of their whole state; 0: after each heal only.
+    pub compare_every_steps: u64,
+}
+
+impl Default for GuardSpec {
+    fn default() -> Self {
+        Self {
+            on_spike: OnSpike::Ignore,
+            threshold: 10.0,
+            max_skips: 5,
+            compare_every_steps: 1000,
+        }
+    }
+}
+
 impl Default for RunSpec {
     fn default() -> Self {
         Self {
@@ -249,6 +294,7 @@ impl Default for RunSpec {
             checkpoint: CheckpointSpec::default(),
             queue: QueueSpec::default(),
             network: NetworkSpec::default(),
+            guard: GuardSpec::default(),
         }
     }
 }

@@ -100,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let batch = trainer.batch(&ids)?;
             loss += trainer.forward_backward(&batch, Step(step), slot as u32, order, None)?;
         }
-        let update = trainer.apply(Step(step), loss.tokens)?;
+        let update = trainer.apply(Step(step), loss.tokens, loss.mean().unwrap_or(f64::NAN))?;
         train_loss.push(loss.mean());
         grad_norm.push(update.gradient_norm);
         let done = step + 1;

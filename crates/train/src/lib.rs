@@ -5,8 +5,7 @@
 //! 1. [`Trainer::begin_step`];
 //! 2. [`Trainer::forward_backward`] for each of the rank's slots of the batch, the last one marked
 //!    [`SlotOrder::Last`] and given the group's reducer, so that gradients are summed over ranks during its backward;
-//! 3. [`Trainer::gradient_norm`], which tells whether the sum is finite, and the control all-reduce of the ranks'
-//!    [`SlotLoss`]es;
+//! 3. the control all-reduce of the ranks' [`SlotLoss`]es, and [`Trainer::judge`] on their sum and the gradient's norm;
 //! 4. [`Trainer::apply`] under the fence, or [`Trainer::drop_step`].
 //!
 //! Gradients and losses are sums over tokens; [`Trainer::apply`] divides once by the tokens of the global batch, so
@@ -16,6 +15,7 @@ mod batch;
 mod bytes;
 mod canonical;
 mod fixed_point;
+mod guard;
 pub mod numerics;
 mod optimizer;
 mod part;
@@ -32,6 +32,7 @@ mod trainer;
 pub use batch::{Batch, BatchError};
 pub use canonical::CanonicalSum;
 pub use fixed_point::{MAX_SLOT_NATS, SlotLoss, UNITS_PER_NAT, nats};
+pub use guard::{Scores, Verdict};
 pub use part::{part_file_name, part_of};
 pub use restore::{RestoreError, restore, restore_model};
 pub use schedule::learning_rate;

@@ -8,7 +8,7 @@ use muster_checkpoint::{Manifest, TensorEntry};
 use muster_model::{Model, NamedTensor};
 use tch::{TchError, Tensor};
 
-use crate::{Trainer, bytes, shard_reader::ShardReader, trainer::model_tensors};
+use crate::{Trainer, bytes, guard::GUARD_WINDOW, shard_reader::ShardReader, trainer::model_tensors};
 
 /// Why a state could not be read. The state that was to be overwritten is invalid: heal it, or restore another.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +65,19 @@ pub fn restore(
     muster_ops::clear_grads(&trainer.parameters())
         .map_err(|error| TchError::Torch(error.to_string()))?;
     trainer.summed_norm = None;
+    trainer.guard.forget();
     let tensors = trainer.tensors()?;
     let known: usize = manifest.files.iter().map(|file| file.tensors.len()).sum();
-    let targets = index(tensors);
+    let mut targets = index(tensors);
+    let stored = |name: &str| {
+        let mut entries = manifest.files.iter().flat_map(|file| &file.tensors);
+        entries.any(|entry| entry.name == name)
+    };
+    if !stored(GUARD_WINDOW) {
+        // Written before there was one: it fills again.
+        trainer.guard.reset()?;
+        targets.remove(GUARD_WINDOW);
+    }
     for entry in manifest.files.iter().flat_map(|file| &file.tensors) {
         if !targets.contains_key(entry.name.as_str()) {
             let problem = format!("{} is not part of the run's state", entry.name);

@@ -4,7 +4,7 @@ use muster_spec::Dtype;
 use muster_types::Step;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::{Batch, CanonicalSum, SlotLoss, StepError, Trainer, learning_rate};
+use crate::{Batch, CanonicalSum, SlotLoss, StepError, Trainer, Verdict, learning_rate};
 
 /// Sets dropout apart from the other uses of a run's seed.
 const DROPOUT: u64 = 0x6472_6f70;
@@ -122,11 +122,17 @@ impl Trainer {
     }
 
     /// Makes the update: the gradient becomes a mean over `total_tokens`, the tokens of the global batch, is clipped to
-    /// the configured norm, and AdamW is run at the schedule's rate for `step` (0-based).
+    /// the configured norm, and AdamW is run at the schedule's rate for `step` (0-based). `loss`, the mean over the global
+    /// batch, is what later steps are judged by.
     ///
     /// # Errors
     /// After [`StepError::StateInvalid`] the state must be healed; after any other it is as before the step.
-    pub fn apply(&mut self, step: Step, total_tokens: u64) -> Result<Update, StepError> {
+    pub fn apply(
+        &mut self,
+        step: Step,
+        total_tokens: u64,
+        loss: f64,
+    ) -> Result<Update, StepError> {
         if total_tokens == 0 {
             return Err(StepError::NoTokens { step });
         }
@@ -151,25 +157,40 @@ impl Trainer {
             step,
         );
         self.summed_norm = None;
+        let invalid = |cause: String| StepError::StateInvalid { step, cause };
         self.optimizer
             .update(&parameters, &gradients, rate)
-            .map_err(|error| StepError::StateInvalid {
-                step,
-                cause: error.to_string(),
-            })?;
+            .map_err(|error| invalid(error.to_string()))?;
+        self.guard
+            .note(loss, gradient_norm)
+            .map_err(|error| invalid(error.to_string()))?;
         Ok(Update {
             gradient_norm,
             learning_rate: rate,
         })
     }
 
-    /// Forgets the step in flight: gradients become undefined, so that a new reducer can be made. Parameters and moments
-    /// are untouched.
+    /// Judges the step in flight by those before it; `loss` is the mean over the global batch, absent where it is not
+    /// finite, and `total_tokens` the tokens of the global batch. Where all ranks have reduced, all come to the same verdict.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn judge(&mut self, loss: Option<f64>, total_tokens: u64) -> Result<Verdict, StepError> {
+        let norm = self.gradient_norm()? / total_tokens as f64;
+        let threshold = self.spec().guard.threshold;
+        self.guard
+            .judge(loss, norm, threshold)
+            .map_err(StepError::torch("guard"))
+    }
+
+    /// Forgets the step in flight: gradients become undefined, so that a new reducer can be made. The state is untouched, or
+    /// was written to by a heal.
     ///
     /// # Errors
     /// libtorch's.
     pub fn drop_step(&mut self) -> Result<(), StepError> {
         self.summed_norm = None;
+        self.guard.forget();
         Ok(muster_ops::clear_grads(&self.parameters())?)
     }
 

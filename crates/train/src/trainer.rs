@@ -4,7 +4,7 @@ use muster_spec::RunSpec;
 use muster_types::Seed;
 use tch::{Device, TchError, Tensor};
 
-use crate::{Batch, BatchError, optimizer::Optimizer, state_hash::state_hash};
+use crate::{Batch, BatchError, guard::Guard, optimizer::Optimizer, state_hash::state_hash};
 
 /// Why a trainer could not be made or put back to its initial state.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,7 @@ pub struct Trainer {
     device: Device,
     model: Box<dyn Model>,
     pub(crate) optimizer: Optimizer,
+    pub(crate) guard: Guard,
     /// The norm of the gradients as they are, once asked for.
     pub(crate) summed_norm: Option<f64>,
 }
@@ -43,6 +44,7 @@ impl Trainer {
             device,
             model,
             optimizer,
+            guard: Guard::new(device)?,
             summed_norm: None,
         })
     }
@@ -57,18 +59,20 @@ impl Trainer {
         self.model
             .parameters()
             .initialise(Seed(self.spec.train.seed))?;
+        self.guard.reset()?;
         Ok(self.optimizer.reset()?)
     }
 
     /// The whole state in its fixed order: `model.<parameter>` for each parameter, `optimizer.exp_avg.<parameter>`,
-    /// `optimizer.exp_avg_sq.<parameter>`, `optimizer.step`. The tensors are detached handles on the live storage: what
-    /// is written to them (a heal's broadcast) is written to the state.
+    /// `optimizer.exp_avg_sq.<parameter>`, `optimizer.step`, `guard.window`. The tensors are detached handles on the live
+    /// storage: what is written to them (a heal's broadcast) is written to the state.
     ///
     /// # Errors
     /// libtorch's.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>, TchError> {
         let mut all = model_tensors(&*self.model)?;
         all.extend(self.optimizer.tensors(self.model.parameters()));
+        all.push(self.guard.tensor());
         Ok(all)
     }
 

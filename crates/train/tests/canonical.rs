@@ -37,7 +37,7 @@ fn train(
             trainer.add_to(&mut sum, Step(s), slot).unwrap();
         }
         trainer.take_sum(&mut sum, Step(s), group).unwrap();
-        trainer.apply(Step(s), u64::from(batch) * 12).unwrap();
+        trainer.apply(Step(s), u64::from(batch) * 12, 4.0).unwrap();
     }
 }
 

@@ -67,7 +67,7 @@ fn train<const N: usize>(dealt: [&'static [usize]; N]) -> Vec<(u64, f64, Trainer
                 for s in 0..5 {
                     let loss = slots(&mut trainer, s, own, reduction).unwrap();
                     assert_eq!(loss.tokens, 24 * own.len() as u64);
-                    norm = trainer.apply(Step(s), 96).unwrap().gradient_norm;
+                    norm = trainer.apply(Step(s), 96, 4.0).unwrap().gradient_norm;
                 }
                 (trainer.state_hash().unwrap(), norm, trainer)
             })
@@ -121,7 +121,7 @@ fn a_lost_peer_costs_the_step_and_nothing_else() {
                 },
             )
             .unwrap();
-            trainer.apply(Step(0), 96).unwrap();
+            trainer.apply(Step(0), 96, 4.0).unwrap();
         })
     };
     let mut survivor = trainer(&spec());
@@ -133,7 +133,7 @@ fn a_lost_peer_costs_the_step_and_nothing_else() {
             reducer: &reducer,
         };
         slots(&mut survivor, 0, EVEN[0], reduction).unwrap();
-        survivor.apply(Step(0), 96).unwrap();
+        survivor.apply(Step(0), 96, 4.0).unwrap();
         leaver.join().unwrap();
 
         let committed = survivor.state_hash().unwrap();

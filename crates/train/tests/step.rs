@@ -158,7 +158,7 @@ fn a_gradient_that_is_not_finite_is_refused_before_it_spoils_anything() {
         .unwrap();
     let _ = trainer.parameters()[5].grad().get(0).fill_(f64::NAN);
     assert!(!trainer.gradient_norm().unwrap().is_finite());
-    let error = trainer.apply(Step(3), 24).unwrap_err();
+    let error = trainer.apply(Step(3), 24, 4.0).unwrap_err();
     assert!(
         matches!(error, StepError::NotFinite { step: Step(3), .. }),
         "{error}"
@@ -184,11 +184,11 @@ fn a_step_without_slots_or_tokens_is_refused() {
     let before = trainer.state_hash().unwrap();
     trainer.begin_step().unwrap();
     assert!(matches!(
-        trainer.apply(Step(0), 10),
+        trainer.apply(Step(0), 10, 4.0),
         Err(StepError::NoGradients { .. })
     ));
     assert!(matches!(
-        trainer.apply(Step(0), 0),
+        trainer.apply(Step(0), 0, 4.0),
         Err(StepError::NoTokens { .. })
     ));
     assert_eq!(trainer.state_hash().unwrap(), before);

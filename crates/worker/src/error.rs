@@ -45,13 +45,15 @@ pub enum GenerationError {
         /// What the job trains on.
         wanted: Digest,
     },
-    /// Training has diverged.
-    #[error(
-        "the loss or the gradient of step {step} is not finite; lower optimizer.learning_rate, or look at the data of that step"
-    )]
-    NonFinite {
-        /// The step in flight.
+    /// The ranks' states differ between two steps. The coordinator is told each one's hash, and judges.
+    #[error("the ranks' states of step {step} differ: {hashes:016x?}; this rank's is {mine:016x}")]
+    Diverged {
+        /// Committed steps.
         step: Step,
+        /// This rank's hash.
+        mine: u64,
+        /// All ranks' hashes, by rank.
+        hashes: Vec<u64>,
     },
 }
 
@@ -101,8 +103,8 @@ impl GenerationError {
                 HealError::NotASource { .. } | HealError::Diverged { .. } => "state",
             },
             Self::Feed(_) | Self::Plan(_) | Self::Batch(_) | Self::OtherDataset { .. } => "data",
-            Self::NonFinite { .. } | Self::Step(StepError::NotFinite { .. }) => "divergence",
-            Self::Step(StepError::StateInvalid { .. }) => "state",
+            Self::Step(StepError::NotFinite { .. }) => "divergence",
+            Self::Diverged { .. } | Self::Step(StepError::StateInvalid { .. }) => "state",
             Self::Step(_) | Self::Torch(_) => "other",
         }
     }

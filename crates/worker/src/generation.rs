@@ -6,9 +6,9 @@ use muster_c10d::{Abort, Group, GroupOptions, Op, Reducer, StoreBackend};
 use muster_ops::Interrupt;
 use muster_plan::{positions, slot_positions};
 use muster_proto::v1::{self, Activity, worker_message::Kind};
-use muster_spec::{self as spec, RunSpec};
+use muster_spec::{self as spec, OnSpike, RunSpec};
 use muster_store::Location;
-use muster_train::{CanonicalSum, Reduction, SlotOrder, Snapshot, Trainer};
+use muster_train::{CanonicalSum, Reduction, Scores, SlotOrder, Snapshot, Trainer, Verdict};
 use muster_types::{Generation, Rank, StateId, Step};
 use tch::Tensor;
 use tokio::runtime::Handle;
@@ -19,7 +19,7 @@ use crate::{
     control::to_proto,
     error::GenerationError,
     feed::Feed,
-    heal::{Source, heal},
+    heal::{Source, gather, heal, majority},
     membership::Membership,
     pulse::PassEnd,
     saver::{Save, Saver},
@@ -38,6 +38,16 @@ pub enum Departure {
     Job(StateId),
     /// Every step of the run is committed.
     Complete(StateId),
+    /// The step after this state looks wrong to all of them, and was not applied.
+    Tripped(StateId),
+}
+
+/// What became of a step.
+enum Stepped {
+    /// It is committed; the ranks ask for this.
+    Committed(Requests),
+    /// It looks wrong, and was not applied.
+    Held,
 }
 
 /// What a rank works with in every generation.
@@ -163,8 +173,12 @@ impl<'a> Member<'a> {
             .shared
             .say(generation, phase("training", state.step));
         while state.step < total {
-            let requests = self.step(state.step)?;
+            let requests = match self.step(state.step)? {
+                Stepped::Committed(requests) => requests,
+                Stepped::Held => return Ok(Departure::Tripped(state)),
+            };
             state = StateId::new(generation, state.step.next());
+            self.compare(state)?;
             if self.evaluation_is_due(state.step) {
                 self.evaluate(state.step)?;
             }
@@ -182,7 +196,7 @@ impl<'a> Member<'a> {
     }
 
     /// Trains and commits the step after `step`.
-    fn step(&mut self, step: Step) -> Result<Requests, GenerationError> {
+    fn step(&mut self, step: Step) -> Result<Stepped, GenerationError> {
         let start = Instant::now();
         let Membership {
             generation, slots, ..
@@ -241,17 +255,16 @@ impl<'a> Member<'a> {
         bench.shared.pulse.enter(Activity::Computing);
         // A save that was asked for meanwhile is for the next step to agree on.
         bench.shared.settle(asked.and(Requests::SAVE));
-        let Some(loss) = all.loss.mean() else {
-            return Err(GenerationError::NonFinite { step: step.next() });
-        };
         // Outside the fence, because on a GPU it waits for the reduction. All ranks see the same norm.
-        if !bench.trainer.gradient_norm()?.is_finite() {
-            return Err(GenerationError::NonFinite { step: step.next() });
-        }
+        let verdict = bench.trainer.judge(all.loss.mean(), all.loss.tokens)?;
+        let Some(loss) = self.go_on(step, &all, verdict)? else {
+            return Ok(Stepped::Held);
+        };
+        let bench = &mut self.bench;
         let trainer = &mut *bench.trainer;
         let shared = bench.shared;
         shared.fence.commit(generation, step.next(), || {
-            let update = trainer.apply(step, all.loss.tokens)?;
+            let update = trainer.apply(step, all.loss.tokens, loss)?;
             let step_ms = start.elapsed().as_secs_f64() * 1e3;
             debug!(step = step.next().get(), loss, step_ms, "committed");
             // Said under the fence, so that whoever raises it finds the report of what this rank then states to hold.
@@ -269,7 +282,69 @@ impl<'a> Member<'a> {
             shared.say(generation, Kind::Report(v1::Report { steps }));
             Ok::<_, muster_train::StepError>(())
         })??;
-        Ok(all.requests())
+        Ok(Stepped::Committed(all.requests()))
+    }
+
+    /// Whether a step is applied, and with which mean loss; says so where it looks wrong. All ranks decide alike.
+    fn go_on(
+        &mut self,
+        step: Step,
+        all: &Agreement,
+        verdict: Verdict,
+    ) -> Result<Option<f64>, GenerationError> {
+        let Membership {
+            generation, rank, ..
+        } = self.membership;
+        let loss = all.loss.mean();
+        let (scores, held) = match verdict {
+            Verdict::Fine => return Ok(loss),
+            Verdict::NotFinite => (Scores::default(), true),
+            Verdict::Spike(scores) => {
+                let is_accepted = self.membership.accept_spike_after == Some(step);
+                let ignores = self.bench.spec.guard.on_spike == OnSpike::Ignore;
+                (scores, !is_accepted && !ignores)
+            }
+        };
+        let tripped = v1::Tripped {
+            step: step.get(),
+            not_finite: verdict == Verdict::NotFinite,
+            loss: loss.unwrap_or(f64::NAN),
+            gradient_norm: self.bench.trainer.gradient_norm()? / all.loss.tokens as f64,
+            loss_score: scores.loss,
+            norm_score: scores.gradient_norm,
+            held,
+        };
+        if held || rank == Rank(0) {
+            let shared = self.bench.shared;
+            shared.say(generation, Kind::Tripped(tripped));
+        }
+        Ok(loss.filter(|_| !held))
+    }
+
+    /// Every so many steps, compares what the ranks hold.
+    fn compare(&mut self, state: StateId) -> Result<(), GenerationError> {
+        let every = self.bench.spec.guard.compare_every_steps;
+        let Some(group) = self.group else {
+            return Ok(());
+        };
+        if every == 0 || !state.step.get().is_multiple_of(every) {
+            return Ok(());
+        }
+        let mine = self.bench.trainer.state_hash()?;
+        self.bench.shared.pulse.enter(Activity::Reducing);
+        let hashes = gather(group, mine)?;
+        if hashes.iter().all(|hash| *hash == mine) {
+            return Ok(());
+        }
+        // Whoever is not of the majority holds no state of the line.
+        if majority(&hashes) != Some(mine) {
+            self.bench
+                .shared
+                .fence
+                .invalidate(self.membership.generation)?;
+        }
+        let step = state.step;
+        Err(GenerationError::Diverged { step, mine, hashes })
     }
 
     fn evaluation_is_due(&self, step: Step) -> bool {

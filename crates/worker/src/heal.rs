@@ -256,7 +256,7 @@ fn broadcast(
 }
 
 /// Every rank's hash, by rank.
-fn gather(group: &Group, hash: u64) -> Result<Vec<u64>, HealError> {
+pub fn gather(group: &Group, hash: u64) -> Result<Vec<u64>, HealError> {
     let device = group.device();
     let tensor = |values: &[i64]| Tensor::f_from_slice(values).and_then(|t| t.f_to_device(device));
     let mine = tensor(&[hash as i64])?;
@@ -269,7 +269,7 @@ fn gather(group: &Group, hash: u64) -> Result<Vec<u64>, HealError> {
 }
 
 /// The hash that more than half of the ranks have.
-fn majority(hashes: &[u64]) -> Option<u64> {
+pub fn majority(hashes: &[u64]) -> Option<u64> {
     let count = |wanted: &u64| hashes.iter().filter(|hash| *hash == wanted).count();
     hashes
         .iter()

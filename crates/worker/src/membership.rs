@@ -22,6 +22,8 @@ pub struct Membership {
     pub dealt: Vec<BatchSlots>,
     /// The data order.
     pub segments: Vec<Segment>,
+    /// The step after this one may be a spike.
+    pub accept_spike_after: Option<Step>,
 }
 
 impl Membership {
@@ -66,6 +68,7 @@ impl Membership {
                 .into_iter()
                 .map(segment)
                 .collect::<Result<_, _>>()?,
+            accept_spike_after: form.accept_spike_after.map(Step),
         })
     }
 }

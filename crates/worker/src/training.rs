@@ -223,6 +223,10 @@ impl<'a> Worker<'a> {
                 self.step = state.step;
                 Ok(Some("asked to leave".into()))
             }
+            Ok(Departure::Tripped(state)) => {
+                self.step = state.step;
+                Ok(None)
+            }
             Ok(Departure::Complete(state)) => {
                 (self.step, self.completed) = (state.step, Some(state));
                 self.shared.say(generation, phase("saving", state.step));
@@ -318,6 +322,14 @@ impl<'a> Worker<'a> {
                 corrupt,
             };
             self.shared.say(generation, Kind::Unreadable(unreadable));
+            return Ok(());
+        }
+        if let GenerationError::Diverged { step, mine, .. } = error {
+            let diverged = v1::Diverged {
+                step: step.get(),
+                state_hash: mine,
+            };
+            self.shared.say(generation, Kind::Diverged(diverged));
             return Ok(());
         }
         if let GenerationError::Heal(HealError::Diverged { mine, .. }) = error {

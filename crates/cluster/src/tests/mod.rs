@@ -4,6 +4,7 @@
 mod accounting;
 mod cases;
 mod fake;
+mod guard;
 mod lifecycle;
 mod placing;
 mod queue;

@@ -87,6 +87,7 @@ fn form(job: JobId, generation: Generation, form: Form) -> v1::Form {
             .collect(),
         resume: Some(resume_point(form.resume)),
         assignment: form.assignment.into_iter().map(batch_slots).collect(),
+        accept_spike_after: form.accept_spike_after.map(|step| step.get()),
         segments: form.segments.into_iter().map(segment).collect(),
     }
 }
@@ -172,6 +173,7 @@ mod tests {
                     first: 2,
                     count: 6,
                 }],
+                accept_spike_after: None,
                 segments: vec![Segment {
                     start_step: Step(10),
                     start_position: Position(80),

@@ -2,7 +2,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use muster_checkpoint::{FileEntry, TensorEntry};
 use muster_cluster::{
-    Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, WorkerMessage,
+    Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, Trip,
+    WorkerMessage,
 };
 use muster_proto::v1::{self, worker_message};
 use muster_types::{Digest, Generation, Rank, StateId, Step, WorkerId};
@@ -128,6 +129,19 @@ fn worker_message(kind: worker_message::Kind) -> Result<WorkerMessage, Status> {
             step: Step(evaluated.step),
             validation_loss: evaluated.validation_loss,
             tokens: evaluated.tokens,
+        },
+        K::Tripped(trip) => WorkerMessage::Tripped(Trip {
+            step: Step(trip.step),
+            not_finite: trip.not_finite,
+            loss: trip.loss,
+            gradient_norm: trip.gradient_norm,
+            loss_score: trip.loss_score,
+            norm_score: trip.norm_score,
+            held: trip.held,
+        }),
+        K::Diverged(diverged) => WorkerMessage::Diverged {
+            step: Step(diverged.step),
+            state_hash: diverged.state_hash,
         },
         K::ProbeAnswer(answer) => WorkerMessage::ProbeAnswer(ProbeAnswer {
             number: answer.number,

@@ -8,8 +8,9 @@ use super::JournalError;
 const APPLICATION_ID: i64 = 0x4d53_5452;
 /// The format that this build writes, and the newest it reads.
 ///
-/// 1: records, without gaps. 2: superseded records are forgotten, and the record after them counts them.
-pub(super) const FORMAT_VERSION: i64 = 2;
+/// 1: records, without gaps. 2: superseded records are forgotten, and the record after them counts them. 3: samples may be
+/// skipped.
+pub(super) const FORMAT_VERSION: i64 = 3;
 
 /// How closely a file is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +39,8 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), Journa
     connection
         .pragma_update(None, "synchronous", "full")
         .map_err(wrap)?;
-    if !is_empty && version(connection, path)? == 1 {
-        connection
-            .execute_batch(&format!(
-                "BEGIN IMMEDIATE;
-                 ALTER TABLE records ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;
-                 PRAGMA user_version = {FORMAT_VERSION};
-                 COMMIT;"
-            ))
-            .map_err(wrap)?;
+    if !is_empty {
+        bring_up(connection, version(connection, path)?).map_err(wrap)?;
     }
     if is_empty {
         connection
@@ -68,6 +62,20 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), Journa
             .map_err(wrap)?;
     }
     Ok(())
+}
+
+/// Turns a journal of an older format into one of this.
+fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<()> {
+    if found == FORMAT_VERSION {
+        return Ok(());
+    }
+    let change = match found {
+        1 => "ALTER TABLE records ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;",
+        _ => "",
+    };
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {change} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
+    ))
 }
 
 /// The format of the journal that is there.

@@ -79,7 +79,8 @@ pub fn step(
             .forward_backward(&batch, Step(step), slot as u32, order, None)
             .unwrap();
     }
-    (loss, trainer.apply(Step(step), loss.tokens).unwrap())
+    let mean = loss.mean().unwrap();
+    (loss, trainer.apply(Step(step), loss.tokens, mean).unwrap())
 }
 
 /// A manifest over these shards.
