@@ -42,7 +42,9 @@ fn arguments(data: &str, policy: &str) -> Vec<String> {
         format!("guard.on_spike={policy}"),
         "guard.threshold=8".into(),
     ];
-    set.into_iter().flat_map(|it| ["--set".into(), it]).collect()
+    set.into_iter()
+        .flat_map(|it| ["--set".into(), it])
+        .collect()
 }
 
 /// What the guard did, by the journal.
@@ -50,7 +52,9 @@ fn skips(out: &Path) -> Vec<Value> {
     let journal = Connection::open(out.join("coordinator/journal.sqlite")).unwrap();
     let question = "SELECT body FROM records WHERE kind = 'batch_skipped' ORDER BY sequence";
     let mut records = journal.prepare(question).unwrap();
-    let bodies = records.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    let bodies = records
+        .query_map([], |row| row.get::<_, String>(0))
+        .unwrap();
     let record = |body: String| serde_json::from_str::<Value>(&body).unwrap()["kind"].clone();
     bodies.map(|body| record(body.unwrap())).collect()
 }
@@ -76,7 +80,9 @@ fn skipped_batches_are_the_same_whatever_dies() {
 
     let skipped = |out: &str| -> Vec<_> {
         let skips = skips(&bench.path(out)).into_iter();
-        skips.map(|it| (it["step"].clone(), it["from"].clone())).collect()
+        skips
+            .map(|it| (it["step"].clone(), it["from"].clone()))
+            .collect()
     };
     assert!(!skipped("alone").is_empty());
     assert_eq!(skipped("alone"), skipped("disturbed"));

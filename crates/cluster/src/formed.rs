@@ -122,8 +122,7 @@ impl JobTurn<'_> {
             .iter()
             .filter(|member| !majority.contains(member))
         {
-            let cause =
-                format!("worker {member} holds another state than the majority {when}");
+            let cause = format!("worker {member} holds another state than the majority {when}");
             self.put_out(member, cause.clone());
             self.strike(cause, Origin::Generation(self.job.generation));
         }
