@@ -38,6 +38,13 @@ def muster_recovery(lines, world_of, world, killed_at):
     }
 
 
+def steps_alone(lines, world_of, world, killed_at):
+    """The median time of a step that fewer workers made after the kill; None where there were not two of them in a row."""
+    after = [line for line in lines if line["seen"] > killed_at and world_of(line["generation"]) < world]
+    pairs = [(a, b) for a, b in zip(after, after[1:]) if a["generation"] == b["generation"] and b["step"] == a["step"] + 1]
+    return statistics.median(b["seen"] - a["seen"] for a, b in pairs) if pairs else None
+
+
 def torchrun_recovery(events, killed_at):
     """None until the restarted processes were past the step that the killed ones had reached."""
     steps = [event for event in events if event["event"] == "step"]

@@ -19,13 +19,18 @@ PATIENCE = 120
 HANGS_AFTER = 60
 
 
+# What `peers` call by the same names; `nano` is what nano.toml says.
+SIZES = {
+    "nano": {},
+    "tiny": {"model.layers": 2, "model.heads": 2, "model.hidden_size": 64, "model.context_length": 64},
+}
+
+
 class Muster:
     """`bench` gives root, scratch directory, dataset and binaries."""
 
-    name = "muster"
-
-    def __init__(self, bench):
-        self.bench = bench
+    def __init__(self, bench, name="muster", more=()):
+        self.bench, self.name, self.more = bench, name, dict(more)
 
     def settings(self, case, steps):
         """The settings of a case, as arguments."""
@@ -33,9 +38,12 @@ class Muster:
             "data.path": self.bench.dataset,
             "train.steps": steps,
             "train.global_batch": case.global_batch,
+            "train.micro_batch": case.micro_batch,
             "train.dtype": case.dtype,
             "workers.max": case.workers,
             "workers.threads": case.threads,
+            **SIZES[case.size],
+            **self.more,
         }
         return [argument for key, value in keys.items() for argument in ("--set", f"{key}={value}")]
 
@@ -148,6 +156,59 @@ class Muster:
             stages = stages_of([event for event in self.events(url) if instant(event) > killed_at], killed_at)
             interrupt(process)
             return {**found, "usual_step_s": usual, "stages": stages}
+
+    def kills(self, case, count):
+        """One run in which `count` workers are killed, one after the other, each when all are there again."""
+        with self.processes() as processes:
+            process, log = self.run(processes, case, 10_000_000)
+            url = url_of(process)
+            worlds, found = {}, []
+
+            def world_of(generation):
+                if generation not in worlds:
+                    events = self.events(url)
+                    formed = (event for event in events if event["kind"] == "generation_formed")
+                    worlds.update((event["generation"], event["world_size"]) for event in formed)
+                return worlds[generation]
+
+            def settled():
+                lines = log.read()[-case.kill_after :]
+                full = len(lines) == case.kill_after and len({line["generation"] for line in lines}) == 1
+                return (full and world_of(lines[-1]["generation"]) == case.workers) or None
+
+            for number in range(count):
+                wait_for("all were there again", settled, [process], HANGS_AFTER, 0.02)
+                before = self.members(url)
+                usual = figures.usual_step([line["seen"] for line in log.lines[-case.kill_after :]])
+                victim = number % case.workers
+                phase = (number + 0.5) / count
+                killed_at = kill(before[victim], log.lines[-1]["seen"], usual, phase)
+                one = wait_for(
+                    "its world was full again",
+                    lambda: figures.muster_recovery(log.read(), world_of, case.workers, killed_at),
+                    [process],
+                    HANGS_AFTER,
+                    0.002,
+                )
+                after = self.members(url)
+                survivors = {pid for rank, pid in before.items() if rank != victim}
+                alone = figures.steps_alone(log.lines, world_of, case.workers, killed_at)
+                found.append(
+                    {
+                        **one,
+                        "rank": victim,
+                        "usual_step_s": usual,
+                        "alone_step_s": alone,
+                        "restarted": len(survivors - set(after.values())),
+                    }
+                )
+            interrupt(process)
+            return {"kills": found}
+
+    def members(self, url):
+        """Process ids by rank."""
+        workers = json.loads(self.ask(url, "status"))["workers"]
+        return {worker["rank"]: worker["pid"] for worker in workers if worker.get("rank") is not None}
 
     def processes(self):
         return Processes(self.bench.root, self.bench.fresh_directory())

@@ -20,7 +20,7 @@ class Peer:
 
     def arguments(self, processes, case):
         data = (f"--tokens={self.bench.tokens}", f"--out={processes.directory}")
-        return [*data, f"--batch={case.micro_batch}", f"--threads={case.threads}"]
+        return [*data, f"--batch={case.micro_batch}", f"--threads={case.threads}", f"--size={case.size}"]
 
     def logs(self, processes, case):
         return [JsonLines(processes.directory / f"log.{rank}.jsonl") for rank in range(case.workers)]

@@ -9,6 +9,7 @@ DISTURBED = 0.3
 TOLERATED = 0.1
 SIDES = {
     "muster": "Muster",
+    "muster-canonical": "Muster, canonical reduction",
     "torchrun": "torchrun + DDP",
     "torchft": "torchft, its own timeouts",
     "torchft-short": "torchft, short timeouts",
@@ -71,7 +72,7 @@ def render(rows):
     by_figure = defaultdict(list)
     for row in rows:
         by_figure[row["figure"]].append(row)
-    for figure, section in (("throughput", throughput), ("startup", startup), ("recovery", recovery), ("submit", submit)):
+    for figure, section in SECTIONS:
         if by_figure[figure]:
             lines += section(by_figure[figure])
     lines += failures(rows)
@@ -223,6 +224,88 @@ def stages(rows, figure):
     return [f"{STAGES[figure]}, seconds until the coordinator's event:", ""] + table(
         ("event", "s"), [(f"`{name}`", spread(summary(seconds), 3)) for name, seconds in ordered]
     )
+
+
+def kills(rows):
+    """Distributions: one run of many kills on our side, a run a kill on the others'."""
+    lines = ["## One worker killed after the other", ""]
+    lines += [
+        "From SIGKILL to the next committed step, less one usual step; and to a full world. Percentiles over the kills.",
+        "",
+    ]
+    body = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        for side in dict.fromkeys(row["side"] for row in rows):
+            mine = [row["figures"] for row in rows if row["case"] == case and row["side"] == side and row["error"] is None]
+            found = [kill for figures in mine for kill in figures.get("kills", [figures])]
+            if not found:
+                continue
+            lost = sorted(kill["next_step_s"] - kill["usual_step_s"] for kill in found)
+            alone = sorted(
+                kill["next_step_s"] - kill["alone_step_s"] for kill in found if kill.get("alone_step_s") is not None
+            )
+            full = sorted(kill["full_s"] for kill in found)
+            body.append(
+                (
+                    case,
+                    SIDES[side],
+                    len(found),
+                    percentiles(lost),
+                    percentiles(alone),
+                    percentiles(full),
+                    max(kill["redone"] for kill in found),
+                    sum(kill.get("restarted", 0) for kill in found) if side == "muster" else "–",
+                )
+            )
+    header = (
+        "case",
+        "",
+        "kills",
+        "next step less a usual one, s: median / 98 % / largest",
+        "less a step of those left, s",
+        "full world, s",
+        "steps redone, at most",
+        "survivors restarted",
+    )
+    return lines + table(header, body)
+
+
+def percentiles(found):
+    """As `median / 98 % / largest` of sorted values."""
+    if not found:
+        return "–"
+    at = lambda share: found[min(len(found) - 1, int(share * len(found)))]
+    return f"{statistics.median(found):.3f} / {at(0.98):.3f} / {found[-1]:.3f}"
+
+
+def canonical(rows):
+    lines = ["## What canonical reduction costs", ""]
+    body = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = [row for row in rows if row["case"] == case]
+        fast, exact = (values(mine, side, "tokens_per_second") for side in ("muster", "muster-canonical"))
+        by_round = [1 / ratio for ratio in paired(mine, "tokens_per_second")]
+        body.append(
+            (
+                case,
+                spread(summary(fast), 0),
+                spread(summary(exact), 0),
+                f"**{ratio(exact, fast):.3f}**" if fast and exact else "–",
+                f"{min(by_round):.3f}–{max(by_round):.3f}" if by_round else "–",
+            )
+        )
+    header = ("case", "fast, tokens/s", "canonical, tokens/s", "canonical to fast", "ratios of the rounds")
+    return lines + table(header, body)
+
+
+SECTIONS = (
+    ("throughput", throughput),
+    ("startup", startup),
+    ("recovery", recovery),
+    ("submit", submit),
+    ("kills", kills),
+    ("canonical", canonical),
+)
 
 
 def failures(rows):

@@ -11,8 +11,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 from gpt import GPT, SIZES, Tokens, make_optim
 
-NANO = SIZES["nano"]
-
 
 def arguments():
     parser = argparse.ArgumentParser()
@@ -21,6 +19,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=8, help="sequences a rank and step")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", choices=SIZES, default="nano")
     return parser
 
 

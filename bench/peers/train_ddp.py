@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 IMPORTED = time.time()
-from common import GPT, NANO, Log, Tokens, arguments, make_optim
+from common import GPT, SIZES, Log, Tokens, arguments, make_optim
 
 
 def main():
@@ -32,7 +32,7 @@ def main():
         dist.init_process_group("gloo")
     log.say("grouped")
     torch.manual_seed(1)
-    model = net = GPT(NANO)
+    model = net = GPT(SIZES[options.size])
     optimizer = make_optim(model)
     first = 0
     if options.checkpoint and os.path.exists(options.checkpoint):
@@ -42,7 +42,7 @@ def main():
         first = saved["step"]
     if world > 1:
         net = torch.nn.parallel.DistributedDataParallel(model)
-    data = Tokens(options.tokens, NANO["ctx"])
+    data = Tokens(options.tokens, SIZES[options.size]["ctx"])
     log.say("built", parameters=sum(p.numel() for p in model.parameters()))
     for step in range(first, options.steps):
         x, y = data.batch(step, options.batch * world, rank, options.batch)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torchft import DistributedDataParallel, Manager, Optimizer, ProcessGroupGloo
 
 IMPORTED = time.time()
-from common import GPT, NANO, Log, Tokens, arguments, make_optim
+from common import GPT, SIZES, Log, Tokens, arguments, make_optim
 
 
 def main():
@@ -28,7 +28,7 @@ def main():
     torch.set_num_threads(options.threads)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     torch.manual_seed(1)
-    model = GPT(NANO)
+    model = GPT(SIZES[options.size])
     inner = make_optim(model)
 
     def load(state):
@@ -51,7 +51,7 @@ def main():
     )
     net = DistributedDataParallel(manager, model)
     optimizer = Optimizer(manager, inner)
-    data = Tokens(options.tokens, NANO["ctx"])
+    data = Tokens(options.tokens, SIZES[options.size]["ctx"])
     log.say("built", parameters=sum(p.numel() for p in model.parameters()))
     while manager.current_step() < options.steps:
         before = manager.current_step()
