@@ -36,7 +36,7 @@ Examples:
   muster run configs/quickstart.toml --workers 2
   muster run configs/quickstart.toml --set train.steps=100 --out runs/first
 
-The first Ctrl-C saves a checkpoint and stops; a second one ends everything at once. The same command with the same --out
+The first Ctrl-C saves a checkpoint and stops; a second one ends everything at once. The same command with the same --out \
 goes on where the run was stopped, whatever --workers is then. Exit code 0 means that every step is done.")]
 pub struct Args {
     #[command(flatten)]
