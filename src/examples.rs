@@ -89,6 +89,31 @@ fn every_visible_command_has_examples_and_each_of_them_parses() {
     }
 }
 
+/// As wide as help is printed at most.
+const WIDTH: usize = 100;
+
+#[test]
+fn help_breaks_no_line_but_where_it_has_to() {
+    let mut found = Vec::new();
+    visible(&Cli::command(), "muster", &mut found);
+    for (called, help) in found {
+        let lines: Vec<_> = help.lines().collect();
+        for line in lines.iter().filter(|line| line.starts_with("  ")) {
+            assert!(line.len() <= WIDTH, "{called} has a long example: {line}");
+        }
+        let is_prose =
+            |line: &str| !line.is_empty() && !line.starts_with("  ") && line != "Examples:";
+        for pair in lines.windows(2) {
+            let [above, below] = [pair[0], pair[1]].map(is_prose);
+            assert!(
+                !(above && below),
+                "{called} breaks a paragraph: {}",
+                pair[1]
+            );
+        }
+    }
+}
+
 /// What they print is text that has a form of its own.
 const WITHOUT_JSON: [&str; 3] = ["config schema", "completions", "man"];
 

@@ -21,9 +21,9 @@ Examples:
   muster agent --coordinator http://head:7070 --slots 4 --advertise 10.0.0.5
   muster agent --coordinator https://head:7070 --credentials /etc/muster/node
 
-It ends on Ctrl-C or SIGTERM, and its workers with it, unless --leave-workers is given. Their
-jobs go on with the workers of other nodes; `muster stop` is what ends a job with a checkpoint.
-Where it is killed or crashes, its workers train on, and the next agent on the same data
+It ends on Ctrl-C or SIGTERM, and its workers with it, unless --leave-workers is given. Their \
+jobs go on with the workers of other nodes; `muster stop` is what ends a job with a checkpoint. \
+Where it is killed or crashes, its workers train on, and the next agent on the same data \
 directory takes them over.")]
 pub struct Args {
     #[command(flatten)]

@@ -20,8 +20,8 @@ Examples:
   muster audit 0199 -o json          # any unambiguous beginning of an id will do
   muster audit --run runs/quickstart-20260131-080500
 
-Workers hash what they really feed, and the journal keeps the sums. The audit reads the job's dataset again and compares each
-stretch between two sums, and each step that is on record, with what the data order says: a sample that was skipped, doubled,
+Workers hash what they really feed, and the journal keeps the sums. The audit reads the job's dataset again and compares each \
+stretch between two sums, and each step that is on record, with what the data order says: a sample that was skipped, doubled, \
 altered or trained in another's place shows. A job that goes on is audited up to its newest watermark.
 
 Exit code 0 if all that was committed is accounted for; 1 if something differs, is not covered, or cannot be read.")]

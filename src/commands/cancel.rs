@@ -9,7 +9,7 @@ Examples:
   muster cancel 0199 --reason 'the learning rate is wrong'
   muster cancel 0199 -o json
 
-The workers are killed now, and what they trained since the newest checkpoint is lost; `muster stop` saves it first. A job
+The workers are killed now, and what they trained since the newest checkpoint is lost; `muster stop` saves it first. A job \
 that waits is taken out of the queue. `muster resume` takes a cancelled job up again.")]
 pub struct Args {
     /// The job, by its id or an unambiguous beginning of it

@@ -34,7 +34,7 @@ Examples:
   muster certs issue certs node --any-node --renew
   muster certs show certs/anna
 
-Each directory is one party's: hand over that one, and keep ca/ca.key to yourself. The files are named as in a Kubernetes
+Each directory is one party's: hand over that one, and keep ca/ca.key to yourself. The files are named as in a Kubernetes \
 TLS secret, and any authority will do whose certificates say O=muster:ROLE and CN=NAME.")]
 pub struct Args {
     #[command(subcommand)]

@@ -41,7 +41,7 @@ enum Command {
 Examples:
   muster data prepare --tokenizer train-bpe:4096 --out data/mine texts/
   muster data prepare --tokenizer bytes --out data/bytes one.txt two.jsonl
-  muster data prepare --tokenizer tokenizer.json --documents paragraphs:500 --out data/mine texts/ -o json")]
+  muster data prepare --tokenizer tokenizer.json --out data/own own.jsonl -o json")]
     Prepare(Prepare),
     /// Say what a dataset holds, and show samples of its text
     #[command(after_help = "\

@@ -42,11 +42,27 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             Output::Json => output::json_line(&flat(&event))?,
             Output::Table => output::line(format_args!(
                 "{}  {:<20}  {:>3} {:>7}  {}",
-                event.at, event.kind, event.generation, event.step, event.reason
+                event.at,
+                event.kind,
+                event.generation,
+                event.step,
+                told(&event)
             ))?,
         }
     }
     Ok(())
+}
+
+/// The reason, and whose it is where it does not say so itself.
+fn told(event: &Event) -> String {
+    let details = details(event);
+    let text = |key: &str| details.get(key).and_then(Value::as_str);
+    match (text("worker"), text("node")) {
+        (Some(worker), _) if event.reason.contains(worker) => event.reason.clone(),
+        (Some(worker), Some(node)) => format!("worker {worker} on node {node}: {}", event.reason),
+        (Some(worker), None) => format!("worker {worker}: {}", event.reason),
+        (None, _) => event.reason.clone(),
+    }
 }
 
 /// An event with its details beside what every event has.
@@ -95,5 +111,28 @@ mod tests {
             ..event
         };
         assert_eq!(flat(&bare).len(), 6);
+    }
+
+    #[test]
+    fn people_are_told_which_worker_it_was_and_no_more_than_once() {
+        let event = |reason: &str, details: &str| Event {
+            reason: reason.into(),
+            details_json: details.into(),
+            ..Event::default()
+        };
+        let placed = r#"{"worker":"w-1","node":"node-a","slot":0}"#;
+        assert_eq!(
+            told(&event("the job starts", placed)),
+            "worker w-1 on node node-a: the job starts"
+        );
+        assert_eq!(
+            told(&event("worker w-1 attached", placed)),
+            "worker w-1 attached"
+        );
+        assert_eq!(
+            told(&event("cancelled on request", r#"{"worker":"w-1"}"#)),
+            "worker w-1: cancelled on request"
+        );
+        assert_eq!(told(&event("training", "")), "training");
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   muster generate --checkpoint runs/quickstart-20260131-080500 --prompt \"ROMEO:\"
-  muster generate --checkpoint DIR --prompt \"Once\" --max-tokens 200 --temperature 0.8 --top-k 50 --seed 1")]
+  muster generate --checkpoint DIR --prompt \"Once\" --temperature 0.8 --top-k 50 --seed 1")]
 pub struct Args {
     /// A checkpoint, a job's checkpoints or a run's directory; the newest one there that reads back is taken
     #[arg(long, value_name = "URI")]

@@ -41,9 +41,9 @@ Exit code 1 where something is wrong with it.")]
 Examples:
   muster journal backup /var/lib/muster /backup/journal-2026-07-01.sqlite
 
-To go back to a copy, stop the coordinator, remove journal.sqlite and the files that begin with
-that name from its data directory, and put the copy there as journal.sqlite. What was decided
-after the copy is forgotten: checkpoints that were committed since stay, but the job does not
+To go back to a copy, stop the coordinator, remove journal.sqlite and the files that begin with \
+that name from its data directory, and put the copy there as journal.sqlite. What was decided \
+after the copy is forgotten: checkpoints that were committed since stay, but the job does not \
 know of them.")]
     Backup {
         /// The journal, or the coordinator's data directory

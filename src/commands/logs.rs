@@ -17,7 +17,7 @@ Examples:
   muster logs 0199 --node node-3 --tail 20
   muster logs -o json | jq -r 'select(.line | test(\"ERROR\")).worker_id'
 
-With --follow, workers that have ended before are left out, unless one is named with --worker; those that replace others are
+With --follow, workers that have ended before are left out, unless one is named with --worker; those that replace others are \
 shown as they come. With --rank, workers that had the rank in any generation are shown, whole.")]
 pub struct Args {
     /// The job; the newest one if left out

@@ -3,8 +3,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use muster_agent::{Agent, Lifetime, SlotsOption, discover_slots};
 use muster_coordinator::Coordinator;
 use muster_proto::v1::{
-    Event, GetStatusRequest, JobStatus, ListEventsRequest, ResumeRequest, StopRequest,
-    WatchStatusRequest,
+    CancelRequest, Event, GetStatusRequest, JobStatus, ListEventsRequest, ResumeRequest,
+    StopRequest, WatchStatusRequest,
 };
 use muster_spec::{DeviceKind, RunSpec, SpecError};
 use tonic::Streaming;
@@ -36,7 +36,7 @@ Examples:
   muster run configs/quickstart.toml --workers 2
   muster run configs/quickstart.toml --set train.steps=100 --out runs/first
 
-The first Ctrl-C saves a checkpoint and stops; a second one ends everything at once. The same command with the same --out
+The first Ctrl-C saves a checkpoint and stops; a second one ends everything at once. The same command with the same --out \
 goes on where the run was stopped, whatever --workers is then. Exit code 0 means that every step is done.")]
 pub struct Args {
     #[command(flatten)]
@@ -193,6 +193,15 @@ impl Job {
             job_id: job_id.clone(),
         };
         let mut status = client.get_status(request(&job_id)).await?.into_inner();
+        // A run was ended while its workers saved. They went with it, so nobody is left to wait for.
+        if status.state == "draining" {
+            let cancel = CancelRequest {
+                job_id: job_id.clone(),
+                reason: "the run ended before its workers had left".into(),
+            };
+            client.cancel(cancel).await?;
+            status = client.get_status(request(&job_id)).await?.into_inner();
+        }
         let mut request_events = ListEventsRequest {
             job_id: job_id.clone(),
             follow: false,

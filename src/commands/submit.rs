@@ -16,11 +16,10 @@ use crate::{
 Examples:
   muster submit configs/quickstart.toml
   muster submit configs/quickstart.toml --set train.steps=200 --set workers.max=4 -o json
-
   muster submit configs/quickstart.toml --set queue.priority=10
 
-Jobs wait by priority, then by age; `muster jobs` says why. `queue.user` is the name in your
-certificate or of your token; without either it is your login name, unless the spec gives another.
+Jobs wait by priority, then by age; `muster jobs` says why. `queue.user` is the name in your \
+certificate or of your token; without either it is your login name, unless the spec gives another. \
 `data.path` and `checkpoint.uri` are read against this directory; every node must reach them under the same path.")]
 pub struct Args {
     #[command(flatten)]

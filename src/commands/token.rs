@@ -19,8 +19,8 @@ Examples:
   muster token list --file tokens.toml
   muster token revoke anna --file tokens.toml
 
-The file goes to `muster coordinator --tokens FILE`; it holds digests, not the tokens. The coordinator reads it when it
-starts, and may be restarted at any time: jobs go on meanwhile. Roles: a viewer looks at everything, a submitter also
+The file goes to `muster coordinator --tokens FILE`; it holds digests, not the tokens. The coordinator reads it when it \
+starts, and may be restarted at any time: jobs go on meanwhile. Roles: a viewer looks at everything, a submitter also \
 submits, stops and resumes jobs of the same name, an admin does all that people do, a node joins and works.")]
 pub struct Args {
     #[command(subcommand)]

@@ -18,7 +18,7 @@ Examples:
   muster wait 0199 --timeout 3600    # any unambiguous beginning of an id will do
   muster submit spec.toml && muster wait && echo trained
 
-Exit code 0 if the job has finished, 1 if it failed, was stopped, or is not over in time. A coordinator that goes away
+Exit code 0 if the job has finished, 1 if it failed, was stopped, or is not over in time. A coordinator that goes away \
 meanwhile is waited for.")]
 pub struct Args {
     /// The job; the newest one if left out

@@ -1,10 +1,10 @@
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Bench, Process, assert_one_history, dataset, eventually, status, stdout, training,
+    Bench, Process, assert_one_history, dataset, eventually, send, status, stdout, training,
 };
 
 #[test]
@@ -101,6 +101,39 @@ fn killed_by_force_a_run_takes_its_workers_along_and_goes_on_later() {
     assert!(printed.contains("stopped: "), "{printed}");
     let metrics = bench.metrics("out");
     assert_one_history(&metrics, metrics.len() as u64);
+}
+
+#[test]
+fn ended_at_once_while_its_workers_save_a_run_goes_on_later() {
+    let bench = Bench::new();
+    let long = ["--workers", "2", "--set", "train.steps=4000"];
+    let mut run = bench.run("out", &long);
+    let url = run.url();
+    let pids = training(&url, 2, 12);
+    eventually("a checkpoint", || {
+        status(&url)["last_checkpoint"].is_object().then_some(())
+    });
+    // Frozen, it never saves.
+    send(pids[0], Signal::SIGSTOP);
+    // One request, as `timeout` sends it.
+    run.signal(Signal::SIGINT);
+    thread::sleep(Duration::from_millis(50));
+    run.signal(Signal::SIGINT);
+    run.line("stopping: ");
+    thread::sleep(Duration::from_secs(1));
+    assert!(run.is_running(), "{}", run.printed());
+    run.signal(Signal::SIGINT);
+    assert_eq!(run.wait(), Some(1));
+    assert!(run.printed().contains("ended at once"), "{}", run.printed());
+
+    let mut run = bench.run("out", &long);
+    let url = run.url();
+    training(&url, 2, 20);
+    let printed = run.printed();
+    assert!(
+        printed.contains("goes on from the checkpoint of step"),
+        "{printed}"
+    );
 }
 
 #[test]

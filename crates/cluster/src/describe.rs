@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use muster_types::{Generation, JobId, Step, Timestamp, WorkerId};
 use serde_json::{Value, json};
 
-use crate::{Record, RecordKind, ResumeSource};
+use crate::{Record, RecordKind, ResumeSource, waiting::counted};
 
 /// A record, for people: what `muster events` shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,7 +160,11 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             };
             event.say(
                 "generation_formed",
-                format!("{} members at {}, {words}", members.len(), resume.state),
+                format!(
+                    "{} at {}, {words}",
+                    counted(members.len(), "member"),
+                    resume.state
+                ),
             );
             event.generation = *generation;
             event.step = resume.state.step;

@@ -102,8 +102,9 @@ fn rendezvous(
             );
         }
         return format!(
-            "{} workers agree on generation {}",
+            "{} {} on generation {}",
             candidates.len(),
+            plural(candidates.len(), "worker agrees", "workers agree"),
             job.generation
         );
     }
@@ -111,7 +112,8 @@ fn rendezvous(
     if count < required {
         return format!("{count} of at least {required} workers; waits for slots for the others");
     }
-    format!("{warm} of {count} workers are warm; at least {required} are needed")
+    let are = plural(required, "is", "are");
+    format!("{warm} of {count} workers are warm; at least {required} {are} needed")
 }
 
 fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
