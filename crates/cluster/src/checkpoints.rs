@@ -31,7 +31,7 @@ impl JobTurn<'_> {
             .job
             .newest_checkpoint()
             .is_some_and(|(newest, _)| newest.step >= state.step);
-        if !self.job.history.is_eligible(state) || overtaken || rank.get() >= world_size {
+        if !self.job.is_kept(state) || overtaken || rank.get() >= world_size {
             return;
         }
         self.volatile()
@@ -70,7 +70,7 @@ impl JobTurn<'_> {
             return;
         };
         match result {
-            Ok(uri) if self.job.history.is_eligible(state) && !self.job.state.is_over() => {
+            Ok(uri) if self.job.is_kept(state) && !self.job.state.is_over() => {
                 let tokens_seen = self
                     .volatile
                     .ledger
@@ -191,8 +191,7 @@ impl JobTurn<'_> {
     }
 
     fn drop_discarded_saves(&mut self) {
-        let history = &self.job.history;
-        let stale = |state: &StateId, writing: bool| !writing && !history.is_eligible(*state);
+        let stale = |state: &StateId, writing: bool| !writing && !self.job.is_kept(*state);
         if self
             .volatile
             .saves
@@ -204,7 +203,7 @@ impl JobTurn<'_> {
             self.volatile()
                 .saves
                 .open
-                .retain(|(state, _), save| save.writing || job.history.is_eligible(*state));
+                .retain(|(state, _), save| save.writing || job.is_kept(*state));
         }
     }
 

@@ -209,7 +209,7 @@ impl JobTurn<'_> {
         } else {
             view.holdings
         };
-        held.filter(|state| self.job.history.is_eligible(*state))
+        held.filter(|state| self.job.is_kept(*state))
     }
 
     /// The newest state of the line that any of these holds.
@@ -224,11 +224,6 @@ impl JobTurn<'_> {
     fn resume_point(&self, members: &[WorkerId]) -> Option<Resume> {
         let live = self.newest_held(members);
         let stored = self.job.newest_checkpoint();
-        // A job that goes back does not go on with what its workers hold beyond that.
-        let live = live.filter(|state| {
-            let limit = self.job.back_to;
-            limit.is_none_or(|limit| state.step <= limit.step)
-        });
         if let Some(state) = live
             && stored.is_none_or(|(stored, _)| stored.step <= state.step)
         {

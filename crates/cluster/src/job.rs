@@ -458,13 +458,18 @@ impl Job {
         self.leave_grace().is_some()
     }
 
+    /// Whether a state lies on the line, and the next generation may start from it: a job that goes back has given up what lies
+    /// beyond.
+    pub fn is_kept(&self, state: StateId) -> bool {
+        let limit = self.back_to.map(|limit| limit.step);
+        self.history.is_eligible(state) && limit.is_none_or(|limit| state.step <= limit)
+    }
+
     /// The newest checkpoint that may be loaded.
     pub fn newest_checkpoint(&self) -> Option<(StateId, &CheckpointEntry)> {
         self.checkpoints
             .iter()
-            .filter(|(state, checkpoint)| {
-                !checkpoint.condemned && self.history.is_eligible(**state)
-            })
+            .filter(|(state, checkpoint)| !checkpoint.condemned && self.is_kept(**state))
             .max_by_key(|(state, _)| (state.step, state.generation))
             .map(|(state, checkpoint)| (*state, checkpoint))
     }
