@@ -153,6 +153,8 @@ impl JobTurn<'_> {
             .insert(worker.clone(), reason.clone());
         match damage {
             Damage::Corrupt => {
+                // Storage has answered: it is not what the job waits for.
+                self.volatile().storage = None;
                 if self
                     .job
                     .checkpoints
