@@ -12,3 +12,5 @@ mod random;
 mod saving;
 mod suspicion;
 mod world;
+
+pub(crate) use fake::file as fake_file;
