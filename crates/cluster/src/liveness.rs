@@ -241,7 +241,13 @@ impl JobTurn<'_> {
             return silent;
         }
         let view = |member: &WorkerId| self.volatile.workers.get(member);
-        let behind = |member: &WorkerId| match view(member).map_or("", |view| view.phase.as_str()) {
+        // Whoever has not begun with this generation may have been far in the one before.
+        let phase = |member: &WorkerId| {
+            view(member)
+                .filter(|view| view.phase_in == self.job.generation)
+                .map_or("", |view| view.phase.as_str())
+        };
+        let behind = |member: &WorkerId| match phase(member) {
             "training" => 3,
             "healing" => 2,
             "building" => 1,

@@ -107,7 +107,9 @@ impl JobTurn<'_> {
                 let now = self.now.monotonic;
                 self.volatile().left.entry(worker.clone()).or_insert(now);
             }
-            WorkerMessage::Phase { phase, step } => self.phase(worker, phase, step),
+            WorkerMessage::Phase { phase, step } => {
+                self.phase(worker, generation, phase, step);
+            }
             WorkerMessage::Evaluated {
                 step,
                 validation_loss,
@@ -356,8 +358,10 @@ impl JobTurn<'_> {
         );
     }
 
-    fn phase(&mut self, worker: &WorkerId, phase: String, step: Step) {
-        if self.view(worker).phase == phase {
+    fn phase(&mut self, worker: &WorkerId, generation: Generation, phase: String, step: Step) {
+        let view = self.view(worker);
+        let is_news = view.phase_in < generation || view.phase != phase;
+        if view.phase_in > generation || !is_news {
             return;
         }
         let now = self.now.monotonic;
@@ -370,6 +374,7 @@ impl JobTurn<'_> {
         volatile.round.moved(now);
         let view = self.view(worker);
         view.phase = phase;
+        view.phase_in = generation;
         view.step = view.step.max((step > Step(0)).then_some(step));
     }
 

@@ -602,7 +602,10 @@ fn case_16_storage_that_comes_back_with_a_corrupt_checkpoint_is_not_waited_for()
     }
     assert!(!world.event("storage_unreachable").is_empty());
     let reason = world.status().state_reason;
-    assert!(reason.contains("never starts again from step 0"), "{reason}");
+    assert!(
+        reason.contains("never starts again from step 0"),
+        "{reason}"
+    );
 }
 
 #[test]
