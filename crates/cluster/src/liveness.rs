@@ -188,10 +188,11 @@ impl JobTurn<'_> {
             }
             (self.options.ready_bound, "was not ready")
         } else {
-            if self.is_finishing()
-                || !self.ran_out(self.volatile.round.moved_at, self.options.stall_bound)
-            {
+            if !self.ran_out(self.volatile.round.moved_at, self.options.stall_bound) {
                 return;
+            }
+            if self.is_finishing() {
+                return self.put_out_who_lacks_the_last_step();
             }
             (self.options.stall_bound, "made no step")
         };
@@ -226,6 +227,22 @@ impl JobTurn<'_> {
         }
         for culprit in culprits {
             self.put_out_for(&culprit, format!("{what} within {} s", bound.as_secs()));
+        }
+    }
+
+    /// Members that have committed the last step wait for the checkpoint of it, however long that takes; but not for those that
+    /// never come to the step, nor so to a part of it.
+    fn put_out_who_lacks_the_last_step(&mut self) {
+        let total = self.job.total_steps();
+        let bound = self.options.stall_bound.as_secs();
+        for member in self.present_members() {
+            let step = self.volatile.workers.get(&member).and_then(|it| it.step);
+            if step.is_none_or(|step| step < total) {
+                self.put_out_for(
+                    &member,
+                    format!("did not commit the last step within {bound} s"),
+                );
+            }
         }
     }
 
