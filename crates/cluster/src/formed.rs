@@ -2,7 +2,12 @@ use std::collections::BTreeMap;
 
 use muster_types::{Rank, WorkerId, WorldSize};
 
-use crate::{Form, JobState, Order, RecordKind, ResumeSource, job_turn::JobTurn, liveness::Origin};
+use crate::{
+    Form, JobState, Order, RecordKind, ResumeSource,
+    job_turn::JobTurn,
+    liveness::Origin,
+    mutation::{Mutation, is_planted},
+};
 
 impl JobTurn<'_> {
     /// Sends `Form` to each member that is not in the generation yet: at once, and again to one that attaches without it.
@@ -122,8 +127,7 @@ impl JobTurn<'_> {
             .iter()
             .filter(|member| !majority.contains(member))
         {
-            let cause =
-                format!("worker {member} holds another state than the majority {when}");
+            let cause = format!("worker {member} holds another state than the majority {when}");
             self.put_out(member, cause.clone());
             self.strike(cause, Origin::Generation(self.job.generation));
         }
@@ -155,6 +159,9 @@ impl JobTurn<'_> {
             Damage::Corrupt => {
                 // Storage has answered: it is not what the job waits for.
                 self.volatile().storage = None;
+                if is_planted(Mutation::NothingCondemned) {
+                    return;
+                }
                 if self
                     .job
                     .checkpoints

@@ -4,7 +4,9 @@ use muster_checkpoint::History;
 use muster_types::{Generation, NodeName, Segment, StateId, Step, Timestamp, WorkerId};
 
 use crate::{
-    JobState, OpenCause, Record, RecordKind, Resume, ResumeSource, Submission, totals::Totals,
+    JobState, OpenCause, Record, RecordKind, Resume, ResumeSource, Submission,
+    mutation::{Mutation, is_planted},
+    totals::Totals,
 };
 
 /// Totals that are kept besides those of checkpoints: a live resume falls back by a step at most.
@@ -365,7 +367,9 @@ impl Job {
     }
 
     fn drop_candidate(&mut self, worker: &WorkerId) {
-        if let Phase::Forming { candidates } = &mut self.phase {
+        if let Phase::Forming { candidates } = &mut self.phase
+            && !is_planted(Mutation::GoneCandidateStays)
+        {
             candidates.retain(|candidate| candidate != worker);
         }
     }
@@ -462,6 +466,7 @@ impl Job {
     /// beyond.
     pub fn is_kept(&self, state: StateId) -> bool {
         let limit = self.back_to.map(|limit| limit.step);
+        let limit = limit.filter(|_| !is_planted(Mutation::DiscardedBeyondRollback));
         self.history.is_eligible(state) && limit.is_none_or(|limit| state.step <= limit)
     }
 

@@ -1,6 +1,10 @@
 use muster_types::{Generation, Monotonic, WorkerId};
 
-use crate::{job::Phase, job_turn::JobTurn};
+use crate::{
+    job::Phase,
+    job_turn::JobTurn,
+    mutation::{Mutation, is_planted},
+};
 
 /// Causes that are remembered as evidence.
 const KEPT_CAUSES: usize = 5;
@@ -74,6 +78,9 @@ impl JobTurn<'_> {
 
     /// Puts out whoever has overrun a bound.
     pub fn enforce_bounds(&mut self) {
+        if is_planted(Mutation::SilentStays) {
+            return;
+        }
         for worker in self.job.serving() {
             // Whose slot is given back has one bound, from then to its end: see `dismiss`.
             if !self.job.keeps(&worker) {

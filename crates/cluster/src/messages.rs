@@ -1,8 +1,13 @@
 use muster_types::{Generation, StateId, Step, WorkerId};
 
 use crate::{
-    CommittedStep, Order, RecordKind, StepMetrics, WorkerMessage, formed::Damage, job::Phase,
-    job_turn::JobTurn, ledger::MARK_EVERY_STEPS, liveness::Origin,
+    CommittedStep, Order, RecordKind, StepMetrics, WorkerMessage,
+    formed::Damage,
+    job::Phase,
+    job_turn::JobTurn,
+    ledger::MARK_EVERY_STEPS,
+    liveness::Origin,
+    mutation::{Mutation, is_planted},
 };
 
 /// Classes of failure that lie with the worker itself: taking it along would bring the failure along.
@@ -244,7 +249,7 @@ impl JobTurn<'_> {
             .get(worker)
             .is_some_and(|placement| placement.was_member);
         if !was_member
-            || !self.job.history.is_eligible(state)
+            || !(self.job.history.is_eligible(state) || is_planted(Mutation::StaleReport))
             || metrics.step > self.job.total_steps()
         {
             return;
@@ -314,6 +319,9 @@ impl JobTurn<'_> {
         }
         volatile.round.moved(now);
         volatile.round.committed_at = Some(now);
+        if is_planted(Mutation::StrikesStay) {
+            return;
+        }
         volatile.strikes.count = 0;
         volatile.strikes.retry_at = None;
         if step > volatile.strikes.furthest {

@@ -8,8 +8,8 @@ mod guard;
 mod lifecycle;
 mod placing;
 mod queue;
-mod random;
 mod saving;
+mod sim;
 mod suspicion;
 mod world;
 
