@@ -3,11 +3,12 @@
 use std::{fs, path::Path};
 
 use nix::sys::signal::Signal;
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::{
     audit::assert_audit_is_clean,
-    support::{Bench, assert_one_history, lines, send, stdout, training},
+    support::{Bench, assert_one_history, send, stdout, training},
 };
 
 const STEPS: u64 = 300;
@@ -41,14 +42,21 @@ fn arguments(data: &str, policy: &str) -> Vec<String> {
         format!("guard.on_spike={policy}"),
         "guard.threshold=8".into(),
     ];
-    set.into_iter().flat_map(|it| ["--set".into(), it]).collect()
+    set.into_iter()
+        .flat_map(|it| ["--set".into(), it])
+        .collect()
 }
 
-/// What the guard did: the events of this kind.
-fn done(out: &Path, kind: &str) -> Vec<Value> {
-    let mut events = lines(&fs::read_to_string(out.join("events.jsonl")).unwrap());
-    events.retain(|event| event["kind"] == kind);
-    events
+/// What the guard did, by the journal.
+fn skips(out: &Path) -> Vec<Value> {
+    let journal = Connection::open(out.join("coordinator/journal.sqlite")).unwrap();
+    let question = "SELECT body FROM records WHERE kind = 'batch_skipped' ORDER BY sequence";
+    let mut records = journal.prepare(question).unwrap();
+    let bodies = records
+        .query_map([], |row| row.get::<_, String>(0))
+        .unwrap();
+    let record = |body: String| serde_json::from_str::<Value>(&body).unwrap()["kind"].clone();
+    bodies.map(|body| record(body.unwrap())).collect()
 }
 
 #[test]
@@ -71,15 +79,17 @@ fn skipped_batches_are_the_same_whatever_dies() {
     assert_eq!(run.wait(), Some(0), "{}", run.printed());
 
     let skipped = |out: &str| -> Vec<_> {
-        let events = done(&bench.path(out), "batch_skipped").into_iter();
-        events.map(|it| (it["step"].clone(), it["from_position"].clone())).collect()
+        let skips = skips(&bench.path(out)).into_iter();
+        skips
+            .map(|it| (it["step"].clone(), it["from"].clone()))
+            .collect()
     };
     assert!(!skipped("alone").is_empty());
     assert_eq!(skipped("alone"), skipped("disturbed"));
     assert_eq!(bench.hash("alone"), bench.hash("disturbed"));
     for out in ["alone", "disturbed"] {
         assert_one_history(&bench.metrics(out), STEPS);
-        let report = assert_audit_is_clean(&[&bench.text(out)]);
+        let report = assert_audit_is_clean(&["--run", &bench.text(out)]);
         assert_eq!(report["skipped_samples"], 12 * skipped(out).len());
     }
 }
@@ -92,12 +102,12 @@ fn a_rollback_leaves_the_window_out() {
     let mut all: Vec<&str> = arguments.iter().map(String::as_str).collect();
     all.extend(["--workers", "2"]);
     bench.run_through("out", &all);
-    let rolled = done(&bench.path("out"), "rolled_back");
+    let rolled = skips(&bench.path("out"));
     assert!(!rolled.is_empty());
     for it in &rolled {
-        assert!(it["back_to_step"].as_u64() < it["step"].as_u64(), "{it}");
+        assert!(it["back_to"]["step"].as_u64() < it["step"].as_u64(), "{it}");
     }
     assert_one_history(&bench.metrics("out"), STEPS);
-    let report = assert_audit_is_clean(&[&bench.text("out")]);
+    let report = assert_audit_is_clean(&["--run", &bench.text("out")]);
     assert!(report["skipped_samples"].as_u64().unwrap() >= 12);
 }

@@ -64,7 +64,8 @@ fn judge(facts: Vec<Fact>) -> Report {
         committed: Step(STEPS),
         facts,
     };
-    let recompute = |stretches: &[Range<u64>]| Ok::<_, Infallible>(stretches.iter().map(sum).collect());
+    let recompute =
+        |stretches: &[Range<u64>]| Ok::<_, Infallible>(stretches.iter().map(sum).collect());
     let Ok(report) = audit(&history, std::iter::empty(), recompute);
     report
 }
@@ -120,8 +121,14 @@ fn more_left_out_than_was_said_is_a_flaw_and_training_on_it_a_difference() {
         ])
     };
     assert_eq!(skip(28..32, 32).verdict(), Verdict::Clean);
-    assert!(matches!(skip(24..32, 32).flaws[..], [Flaw::OtherSkip { .. }]));
-    assert!(matches!(skip(28..32, 36).flaws[..], [Flaw::NotContiguous { .. }]));
+    assert!(matches!(
+        skip(24..32, 32).flaws[..],
+        [Flaw::OtherSkip { .. }]
+    ));
+    assert!(matches!(
+        skip(28..32, 36).flaws[..],
+        [Flaw::NotContiguous { .. }]
+    ));
     // It says that the batch was left out, but what it fed says otherwise.
     let report = judge(vec![
         segment(0, 0),

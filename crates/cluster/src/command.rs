@@ -1,5 +1,7 @@
 use muster_checkpoint::FileEntry;
-use muster_types::{BatchSlots, Generation, JobId, NodeName, Rank, Segment, StateId, Step, WorkerId};
+use muster_types::{
+    BatchSlots, Generation, JobId, NodeName, Rank, Segment, StateId, Step, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 /// What the shells are to do. Every command is idempotent: a restart issues it again.

@@ -169,6 +169,27 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             event.add("resume_generation", json!(resume.state.generation));
             event.add("resume", source);
         }
+        RecordKind::NumericsSeen {
+            fingerprints,
+            before,
+            ..
+        } => {
+            let now = fingerprints.join(" | ");
+            let reason = match (fingerprints.len(), before.is_empty()) {
+                (1, true) => return None,
+                (1, false) => format!(
+                    "the numerics are others than before, so bits from here on cannot be compared with those of a run without the \
+                     change: {now} instead of {}",
+                    before.join(" | ")
+                ),
+                _ => format!(
+                    "the members compute under different numerics, so their bits depend on who trains what: {now}"
+                ),
+            };
+            event.say("numerics_differ", reason);
+            event.add("fingerprints", json!(fingerprints));
+            event.add("before", json!(before));
+        }
         RecordKind::CheckpointCommitted {
             state,
             uri,

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use muster_types::{Generation, StateId, WorkerId};
 
 use crate::{
@@ -289,10 +291,28 @@ impl JobTurn<'_> {
             members: members.to_vec(),
             resume,
         });
+        self.note_numerics(members);
         self.volatile().ledger.truncate(state.step);
         self.mark_at(state);
         self.keep_books();
         self.send_forms();
+    }
+
+    /// Bits can be compared only between steps that were computed alike.
+    fn note_numerics(&mut self, members: &[WorkerId]) {
+        let of = |worker: &WorkerId| {
+            let view = self.volatile.workers.get(worker)?;
+            (!view.fingerprint.is_empty()).then(|| view.fingerprint.clone())
+        };
+        let fingerprints: BTreeSet<String> = members.iter().filter_map(of).collect();
+        let fingerprints: Vec<String> = fingerprints.into_iter().collect();
+        if !fingerprints.is_empty() && fingerprints != self.job.numerics {
+            self.record(RecordKind::NumericsSeen {
+                job: self.id,
+                fingerprints,
+                before: self.job.numerics.clone(),
+            });
+        }
     }
 
     /// Whether the pause after the last failure is over.

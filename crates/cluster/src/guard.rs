@@ -26,7 +26,12 @@ impl JobTurn<'_> {
         if !trip.held {
             let kind = "loss_spike";
             let details = self.measured(trip);
-            return self.note(kind, trip.step, format!("{words}; training goes on"), details);
+            return self.note(
+                kind,
+                trip.step,
+                format!("{words}; training goes on"),
+                details,
+            );
         }
         let policy = self.job.submission.spec.guard.clone();
         let count = self.skips_after(trip.step);
@@ -56,7 +61,9 @@ impl JobTurn<'_> {
         let (segment, from, to) = match (range(first), range(trip.step)) {
             (Ok((segment, first)), Ok((_, last))) => (segment, first.start, last.end),
             (Err(error), _) | (_, Err(error)) => {
-                return self.fail(format!("{words}, and what it trained on is not known: {error}"));
+                return self.fail(format!(
+                    "{words}, and what it trained on is not known: {error}"
+                ));
             }
         };
         let samples = to - from;

@@ -74,6 +74,8 @@ pub(crate) struct Job {
     /// Why it gave its slots back, until it has a generation again.
     pub requeued: Option<String>,
     pub segments: Vec<Segment>,
+    /// Under which numerics the newest formed generation's members compute.
+    pub numerics: Vec<String>,
     /// The step after which samples were skipped last, and how often in a row.
     pub skips: Option<(Step, u32)>,
     /// The checkpoint that the next generation goes back to.
@@ -116,6 +118,7 @@ impl Job {
             preemption: None,
             requeued: None,
             segments: Vec::new(),
+            numerics: Vec::new(),
             skips: None,
             back_to: None,
             workers: BTreeMap::new(),
@@ -234,6 +237,7 @@ impl Job {
             } => {
                 self.form(*generation, members, resume, record.at);
             }
+            RecordKind::NumericsSeen { fingerprints, .. } => self.numerics.clone_from(fingerprints),
             RecordKind::CheckpointCommitted { state, uri, .. } => {
                 debug_assert!(
                     self.history.is_eligible(*state),

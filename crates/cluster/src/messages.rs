@@ -174,7 +174,9 @@ impl JobTurn<'_> {
     }
 
     fn warm(&mut self, worker: &WorkerId, numerics_fingerprint: String) {
-        self.view(worker).warm = true;
+        let view = self.view(worker);
+        view.warm = true;
+        view.fingerprint.clone_from(&numerics_fingerprint);
         if !numerics_fingerprint.is_empty() && self.volatile.fingerprint != numerics_fingerprint {
             self.volatile().fingerprint = numerics_fingerprint;
         }

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use muster_types::{Generation, JobId, NodeName, Position, Segment, StateId, Step, Timestamp, WorkerId};
+use muster_types::{
+    Generation, JobId, NodeName, Position, Segment, StateId, Step, Timestamp, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Exit, Resume, Submission};
@@ -164,6 +166,15 @@ pub enum RecordKind {
         /// The state that it starts from.
         resume: Resume,
     },
+    /// The members of the generation that was just formed compute under other numerics than those before.
+    NumericsSeen {
+        /// The job.
+        job: JobId,
+        /// Theirs, in order, each once.
+        fingerprints: Vec<String>,
+        /// Those before; empty at first.
+        before: Vec<String>,
+    },
     /// A checkpoint is complete and verified.
     CheckpointCommitted {
         /// The job.
@@ -265,6 +276,7 @@ impl RecordKind {
             | Self::WorkerGone { job, .. }
             | Self::GenerationOpened { job, .. }
             | Self::GenerationFormed { job, .. }
+            | Self::NumericsSeen { job, .. }
             | Self::CheckpointCommitted { job, .. }
             | Self::CheckpointCondemned { job, .. }
             | Self::CheckpointDeleted { job, .. }

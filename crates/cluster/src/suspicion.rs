@@ -190,8 +190,7 @@ impl JobTurn<'_> {
         }
         // Where nobody is heard, it may be the coordinator that is cut off; but not while the worker's agent is.
         let view = self.volatile.workers.get(worker);
-        let agent_is_there =
-            view.is_some_and(|view| view.connected && view.node_lost_at.is_none());
+        let agent_is_there = view.is_some_and(|view| view.connected && view.node_lost_at.is_none());
         agent_is_there && unanswered >= options.lone_probes
     }
 
@@ -238,9 +237,11 @@ impl JobTurn<'_> {
             let view = self.volatile.workers.get(worker);
             view.is_some_and(|view| view.slow_in.is_some_and(|slow| slow < generation))
         });
-        let reason = format!("every rank waits for the others, and nothing has moved for {still:.1} s");
+        let reason =
+            format!("every rank waits for the others, and nothing has moved for {still:.1} s");
         if let (true, Some((last, _))) = (again, answers.last()) {
-            let reason = format!("is out so that the others can go on: {reason}, for the second time");
+            let reason =
+                format!("is out so that the others can go on: {reason}, for the second time");
             return self.put_out_for(last, reason);
         }
         for (worker, _) in answers {

@@ -59,6 +59,8 @@ pub(crate) struct View {
     pub node_lost_at: Option<Monotonic>,
     pub address: String,
     pub warm: bool,
+    /// Under which numerics it computes; empty until it is warm.
+    pub fingerprint: String,
     /// The generation that it last said it is in.
     pub generation: Generation,
     /// From its attach; for former members only `fenced` counts.
@@ -97,6 +99,7 @@ impl View {
             node_lost_at: None,
             address: String::new(),
             warm: false,
+            fingerprint: String::new(),
             generation: Generation(0),
             holdings: None,
             fenced: None,

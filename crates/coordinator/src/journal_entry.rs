@@ -28,6 +28,7 @@ fn label(kind: &RecordKind) -> &'static str {
         K::WorkerGone { .. } => "worker_gone",
         K::GenerationOpened { .. } => "generation_opened",
         K::GenerationFormed { .. } => "generation_formed",
+        K::NumericsSeen { .. } => "numerics_seen",
         K::CheckpointCommitted { .. } => "checkpoint_committed",
         K::CheckpointCondemned { .. } => "checkpoint_condemned",
         K::CheckpointDeleted { .. } => "checkpoint_deleted",

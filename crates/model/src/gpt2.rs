@@ -7,8 +7,12 @@ use muster_ops::Interrupt;
 use tch::{TchError, Tensor};
 
 use crate::{
-    BuildError, Model, Parameters, Pass, attention::CausalSelfAttention, dropout::Dropout,
-    layer_norm::LayerNorm, mlp::Mlp, model::{first_gate, gate},
+    BuildError, Model, Parameters, Pass,
+    attention::CausalSelfAttention,
+    dropout::Dropout,
+    layer_norm::LayerNorm,
+    mlp::Mlp,
+    model::{first_gate, gate},
 };
 
 /// One block: x + attention(norm(x)), then x + mlp(norm(x)).

@@ -73,7 +73,7 @@ Error:
  11 │ x = 1
     ╰────
   help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint, queue,
-        network
+        network, guard
 "#);
 }
 

@@ -190,7 +190,10 @@ mod tests {
         let Verdict::Spike(scores) = judged else {
             panic!("{judged:?}")
         };
-        assert!(scores.loss > 20.0 && scores.gradient_norm < 2.0, "{scores:?}");
+        assert!(
+            scores.loss > 20.0 && scores.gradient_norm < 2.0,
+            "{scores:?}"
+        );
         let judged = guard.judge(Some(3.4), 50.0, 10.0).unwrap();
         assert!(matches!(judged, Verdict::Spike(scores) if scores.gradient_norm > 10.0));
         // Better than ever is no spike.
@@ -200,7 +203,11 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_seen_from_the_first_step_on() {
         let mut guard = guard(0);
-        for (loss, norm) in [(None, 1.0), (Some(1.0), f64::NAN), (Some(1.0), f64::INFINITY)] {
+        for (loss, norm) in [
+            (None, 1.0),
+            (Some(1.0), f64::NAN),
+            (Some(1.0), f64::INFINITY),
+        ] {
             assert_eq!(guard.judge(loss, norm, 10.0).unwrap(), Verdict::NotFinite);
         }
         assert_eq!(guard.judge(Some(1e9), 1e9, 10.0).unwrap(), Verdict::Fine);

@@ -8,7 +8,9 @@ use muster_checkpoint::{Manifest, TensorEntry};
 use muster_model::{Model, NamedTensor};
 use tch::{TchError, Tensor};
 
-use crate::{Trainer, bytes, guard::GUARD_WINDOW, shard_reader::ShardReader, trainer::model_tensors};
+use crate::{
+    Trainer, bytes, guard::GUARD_WINDOW, shard_reader::ShardReader, trainer::model_tensors,
+};
 
 /// Why a state could not be read. The state that was to be overwritten is invalid: heal it, or restore another.
 #[derive(Debug, thiserror::Error)]

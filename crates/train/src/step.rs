@@ -127,12 +127,7 @@ impl Trainer {
     ///
     /// # Errors
     /// After [`StepError::StateInvalid`] the state must be healed; after any other it is as before the step.
-    pub fn apply(
-        &mut self,
-        step: Step,
-        total_tokens: u64,
-        loss: f64,
-    ) -> Result<Update, StepError> {
+    pub fn apply(&mut self, step: Step, total_tokens: u64, loss: f64) -> Result<Update, StepError> {
         if total_tokens == 0 {
             return Err(StepError::NoTokens { step });
         }

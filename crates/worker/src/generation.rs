@@ -115,13 +115,7 @@ impl<'a> Member<'a> {
         };
         bench.trainer.interrupt_when(Interrupt::when(is_over));
         shared.say(generation, phase("healing", resume.step));
-        let healed = heal(
-            bench.trainer,
-            &shared,
-            group,
-            &membership,
-            bench.runtime,
-        )?;
+        let healed = heal(bench.trainer, &shared, group, &membership, bench.runtime)?;
         info!(%generation, %rank, state = %resume, from = healed.from, ms = healed.elapsed_ms, "ready");
         bench.trainer.drop_step()?;
         let (reducer, canonical) = match (bench.spec.train.reduction, group) {

@@ -10,12 +10,7 @@ use muster_types::{Rank, StateId};
 use tch::{TchError, Tensor};
 use tokio::runtime::Handle;
 
-use crate::{
-    fence::Superseded,
-    membership::Membership,
-    pulse::Pulse,
-    shared::Shared,
-};
+use crate::{fence::Superseded, membership::Membership, pulse::Pulse, shared::Shared};
 
 /// Where the state comes from, as the coordinator has decided it.
 #[derive(Clone, Debug, PartialEq, Eq)]

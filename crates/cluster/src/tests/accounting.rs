@@ -227,3 +227,43 @@ fn the_held_out_loss_outlives_a_restart() {
     world.restart_coordinator();
     assert_eq!(world.cluster.jobs().first(), Some(&job_id(1)));
 }
+
+#[test]
+fn numerics_that_change_or_differ_are_said_aloud_once() {
+    let mut world = World::training(40, 1, 2, 2);
+    world.run_to(7);
+    assert!(
+        world.event("numerics_differ").is_empty(),
+        "the first are nothing new"
+    );
+    // One is replaced, and its successor computes otherwise.
+    let member = world.worker(2);
+    world.kill(&member);
+    world.deliver();
+    let newcomer = world.worker(3);
+    world.workers.get_mut(&newcomer).unwrap().fingerprint = "other".into();
+    let numerics_fingerprint = "other".into();
+    world.message(
+        &newcomer,
+        0,
+        WorkerMessage::Warm {
+            numerics_fingerprint,
+        },
+    );
+    world.run_to(20);
+    let said = world.event("numerics_differ");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].reason.contains("fake | other"), "{said:?}");
+    // Now all of them do.
+    let first = world.worker(1);
+    world.kill(&first);
+    world.deliver();
+    world.restart_coordinator();
+    world.run_until(|world| world.status().step >= Step(25));
+    let said = world.event("numerics_differ");
+    assert!(
+        said[1].reason.contains("other instead of fake | other"),
+        "{said:?}"
+    );
+    assert_eq!(world.run_to_end(), JobState::Finished);
+}

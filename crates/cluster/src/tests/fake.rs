@@ -35,6 +35,7 @@ pub struct FakeWorker {
     /// What it says to be at when it is asked, and for how long, in ms; and how long is usual.
     pub at: Option<(Activity, u64, u64)>,
     pub warm: bool,
+    pub fingerprint: String,
     pub generation: Generation,
     pub superseded: Generation,
     pub form: Option<Form>,
@@ -69,6 +70,7 @@ impl FakeWorker {
             frozen: false,
             at: None,
             warm: false,
+            fingerprint: "fake".into(),
             generation: Generation(0),
             superseded: Generation(0),
             form: None,
@@ -116,7 +118,7 @@ impl FakeWorker {
             collective_address: format!("{}:{}", self.node, self.id),
             holdings,
             warm,
-            numerics_fingerprint: "fake".into(),
+            numerics_fingerprint: self.fingerprint.clone(),
         });
         if !self.recent.is_empty() {
             self.say(WorkerMessage::Report {
@@ -152,7 +154,7 @@ impl FakeWorker {
                 if !self.warm {
                     self.warm = true;
                     self.say(WorkerMessage::Warm {
-                        numerics_fingerprint: "fake".into(),
+                        numerics_fingerprint: self.fingerprint.clone(),
                     });
                 }
             }

@@ -48,7 +48,9 @@ fn say(world: &mut World, trip: Trip) {
 
 /// The positions of the step after `step`.
 fn positions(world: &World, step: u64) -> std::ops::Range<u64> {
-    muster_plan::positions(&world.job().segments, Step(step)).unwrap().1
+    muster_plan::positions(&world.job().segments, Step(step))
+        .unwrap()
+        .1
 }
 
 #[test]
@@ -152,7 +154,9 @@ fn a_job_that_is_never_finite_fails_with_its_evidence() {
     let status = world.status();
     assert_eq!(status.state, JobState::Failed);
     assert!(
-        status.state_reason.contains("is not finite, as were those of the 3 batches"),
+        status
+            .state_reason
+            .contains("is not finite, as were those of the 3 batches"),
         "{}",
         status.state_reason
     );
@@ -178,7 +182,10 @@ fn without_a_checkpoint_a_rollback_skips_the_batch() {
     let step = world.status().step.get();
     say(&mut world, trip(step, false, true));
     assert_eq!(world.event("batch_skipped").len(), 1);
-    assert_eq!(world.job().segments[1].start_position, Position(positions(&world, step).start));
+    assert_eq!(
+        world.job().segments[1].start_position,
+        Position(positions(&world, step).start)
+    );
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(STEPS);
 }
@@ -188,17 +195,28 @@ fn a_death_at_the_same_moment_loses_neither_the_skip_nor_the_job() {
     let mut world = training(guarded(OnSpike::SkipBatch, 5), 7);
     let step = world.status().step.get();
     let members = world.job().members.clone();
-    world.message(&members[0], 1, WorkerMessage::Tripped(trip(step, false, true)));
+    world.message(
+        &members[0],
+        1,
+        WorkerMessage::Tripped(trip(step, false, true)),
+    );
     world.kill(&members[0]);
     world.restart_coordinator();
     world.deliver();
-    let opened = world.journal.iter().filter_map(|record| match &record.kind {
-        RecordKind::GenerationOpened { cause, .. } => Some(*cause),
-        _ => None,
-    });
+    let opened = world
+        .journal
+        .iter()
+        .filter_map(|record| match &record.kind {
+            RecordKind::GenerationOpened { cause, .. } => Some(*cause),
+            _ => None,
+        });
     assert!(opened.into_iter().any(|cause| cause == OpenCause::Skipped));
     // A late word of the other rank is of a generation that is over.
-    world.message(&members[1], 1, WorkerMessage::Tripped(trip(step, false, true)));
+    world.message(
+        &members[1],
+        1,
+        WorkerMessage::Tripped(trip(step, false, true)),
+    );
     assert_eq!(world.event("batch_skipped").len(), 1);
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(STEPS);
@@ -219,7 +237,10 @@ fn replicas_that_differ_between_steps_lose_the_minority() {
     }
     assert!(!world.job().serves(&members[1]));
     let reason = &world.event("expelled")[0].reason;
-    assert!(reason.contains("another state than the majority at step"), "{reason}");
+    assert!(
+        reason.contains("another state than the majority at step"),
+        "{reason}"
+    );
     // It states nothing any more: its own state was given up.
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(STEPS);

@@ -67,8 +67,16 @@ fn a_stopped_process_is_named_within_two_seconds_past_what_is_usual() {
 }
 
 #[rstest]
-#[case(Activity::Computing, 11_000, "computes without a sign of life for 11.0 s")]
-#[case(Activity::Reading, 61_000, "reads samples without a sign of life for 61.0 s")]
+#[case(
+    Activity::Computing,
+    11_000,
+    "computes without a sign of life for 11.0 s"
+)]
+#[case(
+    Activity::Reading,
+    61_000,
+    "reads samples without a sign of life for 61.0 s"
+)]
 #[case(Activity::Saving, 61_000, "copies its state")]
 fn a_rank_that_hangs_in_work_of_its_own_is_the_culprit_and_its_peers_are_victims(
     #[case] activity: Activity,
@@ -124,7 +132,11 @@ fn where_all_wait_for_each_other_connections_are_built_anew_and_then_one_has_to_
         (0, 2),
         "nobody stands out"
     );
-    assert!(world.event("generation_opened")[1].reason.contains("every rank waits for the others"));
+    assert!(
+        world.event("generation_opened")[1]
+            .reason
+            .contains("every rank waits for the others")
+    );
     world.deliver();
     for member in &members {
         fake(&mut world, member).ready = false;
@@ -134,7 +146,10 @@ fn where_all_wait_for_each_other_connections_are_built_anew_and_then_one_has_to_
     let blamed = blamed(&world);
     assert_eq!(blamed.len(), 1, "{blamed:?}");
     assert!(blamed[0].contains("for the second time"), "{blamed:?}");
-    assert!(blamed[0].contains(members[2].as_str()), "the last: {blamed:?}");
+    assert!(
+        blamed[0].contains(members[2].as_str()),
+        "the last: {blamed:?}"
+    );
     finish(world, 1);
 }
 
