@@ -82,7 +82,11 @@ fn case_17_a_save_that_is_done_after_a_rollback_is_of_a_discarded_branch() {
     let step = world.status().step.get();
     let members = world.job().members.clone();
     let back_to = world.status().last_checkpoint.unwrap().state;
-    world.message(&members[0], 1, WorkerMessage::Tripped(trip(step, false, true)));
+    world.message(
+        &members[0],
+        1,
+        WorkerMessage::Tripped(trip(step, false, true)),
+    );
     let beyond = StateId::new(Generation(1), Step(step - 1));
     assert!(beyond.step > back_to.step);
     for rank in [0, 1] {
