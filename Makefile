@@ -12,7 +12,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Settings of other projects that would point torch-sys at another libtorch, or cargo at another place.
 unexport LIBTORCH LIBTORCH_INCLUDE LIBTORCH_LIB LIBTORCH_STATIC LIBTORCH_CXX11_ABI LIBTORCH_USE_PYTORCH CARGO_BUILD_TARGET
 
-.PHONY: help setup build check chaos test bench demo quickstart-data clean
+.PHONY: help setup build check chaos sim test bench demo quickstart-data clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ bench: build ## Measure against torchrun and torchft, into bench/RESULTS.md (25 
 chaos: build ## Kill, freeze and end processes of a real job KILLS times (SEED=1): the same bits have to come out
 	@MUSTER_TEST_KILLS=$(or $(KILLS),100) MUSTER_TEST_SEED=$(or $(SEED),1) \
 	  cargo test --release --workspace --test e2e chaos:: -- --nocapture
+
+sim: ## Simulate coordinator, agents and workers under faults: SEEDS=10000 of them from SEED=1 on; SEEDS=1 shows its trace
+	@MUSTER_SIM_SEEDS=$(or $(SEEDS),10000) MUSTER_SIM_SEED=$(or $(SEED),1) \
+	  cargo test --release -p muster-cluster --lib sim::seeds::whatever_happens -- --nocapture
 
 demo: build quickstart-data ## Train on Shakespeare with two workers, kill one on the way, generate text
 	@scripts/demo

@@ -7,6 +7,7 @@ use crate::{
     Command, Order, Part, RecordKind, ResumeSource,
     job::Phase,
     job_turn::JobTurn,
+    mutation::{Mutation, is_planted},
     record::{EVIDENCE_GAP, GAP_STEPS},
     saves::SaveKey,
 };
@@ -31,12 +32,15 @@ impl JobTurn<'_> {
             .job
             .newest_checkpoint()
             .is_some_and(|(newest, _)| newest.step >= state.step);
-        if !self.job.history.is_eligible(state) || overtaken || rank.get() >= world_size {
+        if !self.job.is_kept(state) || overtaken || rank.get() >= world_size {
             return;
         }
         self.volatile()
             .saves
             .insert((state, world_size), rank.get(), worker.clone(), file);
+        if is_planted(Mutation::PartAcknowledgedEarly) {
+            self.tell(worker, Order::PartAcknowledged { state });
+        }
     }
 
     /// A part could not be written. A failed save never stops training.
@@ -70,7 +74,7 @@ impl JobTurn<'_> {
             return;
         };
         match result {
-            Ok(uri) if self.job.history.is_eligible(state) && !self.job.state.is_over() => {
+            Ok(uri) if self.may_commit(state) => {
                 let tokens_seen = self
                     .volatile
                     .ledger
@@ -111,6 +115,11 @@ impl JobTurn<'_> {
             }
             Err(cause) => self.manifest_failed(key, &cause),
         }
+    }
+
+    fn may_commit(&self, state: StateId) -> bool {
+        let kept = self.job.is_kept(state) || is_planted(Mutation::LateManifest);
+        kept && !self.job.state.is_over()
     }
 
     fn manifest_failed(&mut self, key: SaveKey, cause: &str) {
@@ -166,7 +175,8 @@ impl JobTurn<'_> {
                 .open
                 .iter()
                 .any(|((of, _), save)| *of == state && save.writing);
-            let complete = save.parts.len() == world_size as usize;
+            let complete = save.parts.len() == world_size as usize
+                || is_planted(Mutation::ManifestOfSomeParts);
             if !complete || taken || save.retry_at.is_some_and(|at| !self.has_come(at)) {
                 continue;
             }
@@ -191,8 +201,7 @@ impl JobTurn<'_> {
     }
 
     fn drop_discarded_saves(&mut self) {
-        let history = &self.job.history;
-        let stale = |state: &StateId, writing: bool| !writing && !history.is_eligible(*state);
+        let stale = |state: &StateId, writing: bool| !writing && !self.job.is_kept(*state);
         if self
             .volatile
             .saves
@@ -204,7 +213,7 @@ impl JobTurn<'_> {
             self.volatile()
                 .saves
                 .open
-                .retain(|(state, _), save| save.writing || job.history.is_eligible(*state));
+                .retain(|(state, _), save| save.writing || job.is_kept(*state));
         }
     }
 

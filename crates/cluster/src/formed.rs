@@ -2,7 +2,12 @@ use std::collections::BTreeMap;
 
 use muster_types::{Rank, WorkerId, WorldSize};
 
-use crate::{Form, JobState, Order, RecordKind, ResumeSource, job_turn::JobTurn, liveness::Origin};
+use crate::{
+    Form, JobState, Order, RecordKind, ResumeSource,
+    job_turn::JobTurn,
+    liveness::Origin,
+    mutation::{Mutation, is_planted},
+};
 
 impl JobTurn<'_> {
     /// Sends `Form` to each member that is not in the generation yet: at once, and again to one that attaches without it.
@@ -152,6 +157,11 @@ impl JobTurn<'_> {
             .insert(worker.clone(), reason.clone());
         match damage {
             Damage::Corrupt => {
+                // Storage has answered: it is not what the job waits for.
+                self.volatile().storage = None;
+                if is_planted(Mutation::NothingCondemned) {
+                    return;
+                }
                 if self
                     .job
                     .checkpoints

@@ -3,7 +3,10 @@ use std::collections::BTreeSet;
 use muster_types::{Generation, StateId, WorkerId};
 
 use crate::{
-    Command, OpenCause, Order, RecordKind, Resume, ResumeSource, job::Phase, job_turn::JobTurn,
+    Command, OpenCause, Order, RecordKind, Resume, ResumeSource,
+    job::Phase,
+    job_turn::JobTurn,
+    mutation::{Mutation, is_planted},
 };
 
 impl JobTurn<'_> {
@@ -40,7 +43,9 @@ impl JobTurn<'_> {
     /// Why the formed generation cannot go on, if so.
     fn breakage(&self) -> Option<String> {
         let gone = |member: &&WorkerId| {
-            !self.job.serves(member) && !self.volatile.left.contains_key(*member)
+            !is_planted(Mutation::LossUnnoticed)
+                && !self.job.serves(member)
+                && !self.volatile.left.contains_key(*member)
         };
         if let Some(member) = self.job.members.iter().find(gone) {
             let cause = self.volatile.strikes.causes.last().cloned();
@@ -69,7 +74,12 @@ impl JobTurn<'_> {
             let newcomers: Vec<_> = newcomers
                 .filter(|worker| !candidates.contains(worker) && !self.is_recalled(worker))
                 .collect();
-            candidates.extend(newcomers);
+            let behind = if is_planted(Mutation::NewcomersFirst) {
+                0
+            } else {
+                candidates.len()
+            };
+            candidates.splice(behind..behind, newcomers);
         }
         candidates.truncate(self.job.capacity());
         candidates
@@ -175,6 +185,9 @@ impl JobTurn<'_> {
         let Phase::Forming { candidates } = &self.job.phase else {
             return false;
         };
+        if is_planted(Mutation::FormBeforeAllFenced) {
+            return candidates.iter().any(|worker| self.has_fenced(worker));
+        }
         candidates.iter().all(|worker| self.has_fenced(worker))
     }
 
@@ -194,7 +207,9 @@ impl JobTurn<'_> {
             .workers
             .get(worker)
             .and_then(|view| view.fenced);
-        fenced.is_some_and(|(fenced, _)| Some(fenced) == self.superseded())
+        fenced.is_some_and(|(fenced, _)| {
+            Some(fenced) == self.superseded() || is_planted(Mutation::StaleFence)
+        })
     }
 
     /// The state that a fenced candidate holds, where it lies on the line.
@@ -206,12 +221,12 @@ impl JobTurn<'_> {
             .get(worker)
             .is_some_and(|placement| placement.was_member);
         // What a former member did not state when it fenced is never eligible.
-        let held = if was_member {
+        let held = if was_member && !is_planted(Mutation::UnstatedState) {
             view.fenced.and_then(|(_, held)| held)
         } else {
             view.holdings
         };
-        held.filter(|state| self.job.history.is_eligible(*state))
+        held.filter(|state| self.job.is_kept(*state) || is_planted(Mutation::DiscardedState))
     }
 
     /// The newest state of the line that any of these holds.
@@ -226,11 +241,6 @@ impl JobTurn<'_> {
     fn resume_point(&self, members: &[WorkerId]) -> Option<Resume> {
         let live = self.newest_held(members);
         let stored = self.job.newest_checkpoint();
-        // A job that goes back does not go on with what its workers hold beyond that.
-        let live = live.filter(|state| {
-            let limit = self.job.back_to;
-            limit.is_none_or(|limit| state.step <= limit.step)
-        });
         if let Some(state) = live
             && stored.is_none_or(|(stored, _)| stored.step <= state.step)
         {
@@ -252,7 +262,8 @@ impl JobTurn<'_> {
             });
         }
         // With a checkpoint on record, step 0 would silently throw work away.
-        (!self.job.ever_committed).then_some(Resume {
+        let fresh = !self.job.ever_committed || is_planted(Mutation::SeedAgain);
+        fresh.then_some(Resume {
             state: StateId::INITIAL,
             source: ResumeSource::Initialise,
         })

@@ -4,7 +4,9 @@ use muster_checkpoint::History;
 use muster_types::{Generation, NodeName, Segment, StateId, Step, Timestamp, WorkerId};
 
 use crate::{
-    JobState, OpenCause, Record, RecordKind, Resume, ResumeSource, Submission, totals::Totals,
+    JobState, OpenCause, Record, RecordKind, Resume, ResumeSource, Submission,
+    mutation::{Mutation, is_planted},
+    totals::Totals,
 };
 
 /// Totals that are kept besides those of checkpoints: a live resume falls back by a step at most.
@@ -369,7 +371,9 @@ impl Job {
     }
 
     fn drop_candidate(&mut self, worker: &WorkerId) {
-        if let Phase::Forming { candidates } = &mut self.phase {
+        if let Phase::Forming { candidates } = &mut self.phase
+            && !is_planted(Mutation::GoneCandidateStays)
+        {
             candidates.retain(|candidate| candidate != worker);
         }
     }
@@ -462,13 +466,19 @@ impl Job {
         self.leave_grace().is_some()
     }
 
+    /// Whether a state lies on the line, and the next generation may start from it: a job that goes back has given up what lies
+    /// beyond.
+    pub fn is_kept(&self, state: StateId) -> bool {
+        let limit = self.back_to.map(|limit| limit.step);
+        let limit = limit.filter(|_| !is_planted(Mutation::DiscardedBeyondRollback));
+        self.history.is_eligible(state) && limit.is_none_or(|limit| state.step <= limit)
+    }
+
     /// The newest checkpoint that may be loaded.
     pub fn newest_checkpoint(&self) -> Option<(StateId, &CheckpointEntry)> {
         self.checkpoints
             .iter()
-            .filter(|(state, checkpoint)| {
-                !checkpoint.condemned && self.history.is_eligible(**state)
-            })
+            .filter(|(state, checkpoint)| !checkpoint.condemned && self.is_kept(**state))
             .max_by_key(|(state, _)| (state.step, state.generation))
             .map(|(state, checkpoint)| (*state, checkpoint))
     }

@@ -2,7 +2,12 @@ use std::collections::BTreeMap;
 
 use muster_types::{Generation, Monotonic, StateId, Step};
 
-use crate::{StepMetrics, job::Job, totals::Totals};
+use crate::{
+    StepMetrics,
+    job::Job,
+    mutation::{Mutation, is_planted},
+    totals::Totals,
+};
 
 /// Steps that are remembered one by one; more than twice [`MARK_EVERY_STEPS`].
 const KEPT_STEPS: usize = 512;
@@ -30,7 +35,10 @@ pub(crate) struct Sum {
 impl Ledger {
     /// Takes a step that lies on the line; the first report of it counts. Returns whether this was it.
     pub fn insert(&mut self, generation: Generation, metrics: StepMetrics) -> bool {
-        if self.steps.contains_key(&metrics.step) {
+        if let Some((_, there)) = self.steps.get_mut(&metrics.step) {
+            if is_planted(Mutation::RepeatedReport) {
+                there.samples += metrics.samples;
+            }
             return false;
         }
         self.steps.insert(metrics.step, (generation, metrics));

@@ -26,6 +26,7 @@ mod ledger;
 mod lifecycle;
 mod liveness;
 mod messages;
+mod mutation;
 mod nodes;
 mod options;
 mod pace;

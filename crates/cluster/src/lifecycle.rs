@@ -4,6 +4,7 @@ use crate::{
     Command, JobState, Order, RecordKind,
     job::Phase,
     job_turn::{JobTurn, is_finishing},
+    mutation::{Mutation, is_planted},
     stance::stance,
     volatile::{Strikes, Volatile},
 };
@@ -186,6 +187,14 @@ impl JobTurn<'_> {
                     reason: reason.clone(),
                 },
             );
+        }
+        if is_planted(Mutation::SlotEmptyEarly) {
+            self.record(RecordKind::WorkerGone {
+                job: self.id,
+                worker: worker.clone(),
+                reason: reason.clone(),
+                exit: None,
+            });
         }
         self.command(Command::KillWorker {
             node,

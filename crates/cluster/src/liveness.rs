@@ -1,6 +1,10 @@
 use muster_types::{Generation, Monotonic, WorkerId};
 
-use crate::{job::Phase, job_turn::JobTurn};
+use crate::{
+    job::Phase,
+    job_turn::JobTurn,
+    mutation::{Mutation, is_planted},
+};
 
 /// Causes that are remembered as evidence.
 const KEPT_CAUSES: usize = 5;
@@ -74,6 +78,9 @@ impl JobTurn<'_> {
 
     /// Puts out whoever has overrun a bound.
     pub fn enforce_bounds(&mut self) {
+        if is_planted(Mutation::SilentStays) {
+            return;
+        }
         for worker in self.job.serving() {
             // Whose slot is given back has one bound, from then to its end: see `dismiss`.
             if !self.job.keeps(&worker) {
@@ -188,10 +195,11 @@ impl JobTurn<'_> {
             }
             (self.options.ready_bound, "was not ready")
         } else {
-            if self.is_finishing()
-                || !self.ran_out(self.volatile.round.moved_at, self.options.stall_bound)
-            {
+            if !self.ran_out(self.volatile.round.moved_at, self.options.stall_bound) {
                 return;
+            }
+            if self.is_finishing() {
+                return self.put_out_who_lacks_the_last_step();
             }
             (self.options.stall_bound, "made no step")
         };
@@ -229,6 +237,22 @@ impl JobTurn<'_> {
         }
     }
 
+    /// Members that have committed the last step wait for the checkpoint of it, however long that takes; but not for those that
+    /// never come to the step, nor so to a part of it.
+    fn put_out_who_lacks_the_last_step(&mut self) {
+        let total = self.job.total_steps();
+        let bound = self.options.stall_bound.as_secs();
+        for member in self.present_members() {
+            let step = self.volatile.workers.get(&member).and_then(|it| it.step);
+            if step.is_none_or(|step| step < total) {
+                self.put_out_for(
+                    &member,
+                    format!("did not commit the last step within {bound} s"),
+                );
+            }
+        }
+    }
+
     /// Those of the idle members that hold up the others: the silent ones, those that held up a generation before, or those
     /// that are further behind than the rest. Members that wait in a collective are victims.
     fn culprits(&self, members: &[WorkerId], idle: &[WorkerId]) -> Vec<WorkerId> {
@@ -241,7 +265,13 @@ impl JobTurn<'_> {
             return silent;
         }
         let view = |member: &WorkerId| self.volatile.workers.get(member);
-        let behind = |member: &WorkerId| match view(member).map_or("", |view| view.phase.as_str()) {
+        // Whoever has not begun with this generation may have been far in the one before.
+        let phase = |member: &WorkerId| {
+            view(member)
+                .filter(|view| view.phase_in == self.job.generation)
+                .map_or("", |view| view.phase.as_str())
+        };
+        let behind = |member: &WorkerId| match phase(member) {
             "training" => 3,
             "healing" => 2,
             "building" => 1,

@@ -1,8 +1,13 @@
 use muster_types::{Generation, StateId, Step, WorkerId};
 
 use crate::{
-    CommittedStep, Order, RecordKind, StepMetrics, WorkerMessage, formed::Damage, job::Phase,
-    job_turn::JobTurn, ledger::MARK_EVERY_STEPS, liveness::Origin,
+    CommittedStep, Order, RecordKind, StepMetrics, WorkerMessage,
+    formed::Damage,
+    job::Phase,
+    job_turn::JobTurn,
+    ledger::MARK_EVERY_STEPS,
+    liveness::Origin,
+    mutation::{Mutation, is_planted},
 };
 
 /// Classes of failure that lie with the worker itself: taking it along would bring the failure along.
@@ -107,7 +112,9 @@ impl JobTurn<'_> {
                 let now = self.now.monotonic;
                 self.volatile().left.entry(worker.clone()).or_insert(now);
             }
-            WorkerMessage::Phase { phase, step } => self.phase(worker, phase, step),
+            WorkerMessage::Phase { phase, step } => {
+                self.phase(worker, generation, phase, step);
+            }
             WorkerMessage::Evaluated {
                 step,
                 validation_loss,
@@ -244,7 +251,7 @@ impl JobTurn<'_> {
             .get(worker)
             .is_some_and(|placement| placement.was_member);
         if !was_member
-            || !self.job.history.is_eligible(state)
+            || !(self.job.history.is_eligible(state) || is_planted(Mutation::StaleReport))
             || metrics.step > self.job.total_steps()
         {
             return;
@@ -314,6 +321,9 @@ impl JobTurn<'_> {
         }
         volatile.round.moved(now);
         volatile.round.committed_at = Some(now);
+        if is_planted(Mutation::StrikesStay) {
+            return;
+        }
         volatile.strikes.count = 0;
         volatile.strikes.retry_at = None;
         if step > volatile.strikes.furthest {
@@ -358,8 +368,10 @@ impl JobTurn<'_> {
         );
     }
 
-    fn phase(&mut self, worker: &WorkerId, phase: String, step: Step) {
-        if self.view(worker).phase == phase {
+    fn phase(&mut self, worker: &WorkerId, generation: Generation, phase: String, step: Step) {
+        let view = self.view(worker);
+        let is_news = view.phase_in < generation || view.phase != phase;
+        if view.phase_in > generation || !is_news {
             return;
         }
         let now = self.now.monotonic;
@@ -372,6 +384,7 @@ impl JobTurn<'_> {
         volatile.round.moved(now);
         let view = self.view(worker);
         view.phase = phase;
+        view.phase_in = generation;
         view.step = view.step.max((step > Step(0)).then_some(step));
     }
 

@@ -49,11 +49,13 @@ impl Saves {
             .parts
             .entry(rank)
             .or_insert((worker, file));
+        // The newest may be the last of the run, whose parts are not said again.
+        let newest = self.open.keys().next_back().map(|(state, _)| *state);
         while self.open.len() > KEPT_SAVES {
             let oldest = self
                 .open
                 .iter()
-                .find(|(_, save)| !save.writing)
+                .find(|((state, _), save)| !save.writing && Some(*state) != newest)
                 .map(|(key, _)| *key);
             match oldest {
                 Some(oldest) => self.open.remove(&oldest),
@@ -68,5 +70,34 @@ impl Saves {
         while self.failed.len() > KEPT_SAVES {
             self.failed.pop_first();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_types::{Generation, Step};
+
+    use super::*;
+    use crate::tests::fake_file;
+
+    #[test]
+    fn the_newest_save_is_never_forgotten_however_many_manifests_are_being_written() {
+        let mut saves = Saves::default();
+        let key = |step| (StateId::new(Generation(1), Step(step)), 2);
+        let last = 2 * KEPT_SAVES as u64;
+        for step in 1..=last {
+            for rank in 0..2 {
+                saves.insert(key(step), rank, "w-1".into(), fake_file(rank, 2));
+            }
+            saves.open.entry(key(step)).or_default().writing = step < last;
+        }
+        assert_eq!(saves.open[&key(last)].parts.len(), 2);
+        // Where none is being written, the old ones go.
+        let mut saves = Saves::default();
+        for step in 1..=last {
+            saves.insert(key(step), 0, "w-1".into(), fake_file(0, 2));
+        }
+        assert_eq!(saves.open.len(), KEPT_SAVES);
+        assert!(saves.open.contains_key(&key(last)));
     }
 }

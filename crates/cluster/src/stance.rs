@@ -85,7 +85,9 @@ fn rendezvous(
     count: usize,
     warm: usize,
 ) -> String {
-    if let Some((cause, _)) = &volatile.storage {
+    if let Some((cause, _)) = &volatile.storage
+        && job.newest_checkpoint().is_some()
+    {
         return format!(
             "waits for storage, and tries again every {} s at the latest: {cause}",
             options.backoff_max.as_secs()

@@ -80,6 +80,8 @@ pub(crate) struct View {
     pub slow_in: Option<Generation>,
     pub step: Option<Step>,
     pub phase: String,
+    /// The generation that its phase is of: what it was about before says nothing.
+    pub phase_in: Generation,
     /// What it answered to a probe last.
     pub answer: Option<ProbeAnswer>,
     /// The generation in which it found that states differ, and its own state's hash.
@@ -110,6 +112,7 @@ impl View {
             slow_in: None,
             step: None,
             phase: String::new(),
+            phase_in: Generation(0),
             answer: None,
             diverged: None,
         }

@@ -585,6 +585,30 @@ fn case_16_storage_out_of_reach_is_waited_for() {
 }
 
 #[test]
+fn case_16_storage_that_comes_back_with_a_corrupt_checkpoint_is_not_waited_for() {
+    let mut world = World::training(20, 1, 2, 2);
+    world.run_to(7);
+    world.unreadable.insert(state(1, 5), false);
+    for member in world.job().members.clone() {
+        world.kill(&member);
+    }
+    for round in 0..60 {
+        world.deliver();
+        world.work();
+        world.wait(5);
+        if round == 30 {
+            world.unreadable.insert(state(1, 5), true);
+        }
+    }
+    assert!(!world.event("storage_unreachable").is_empty());
+    let reason = world.status().state_reason;
+    assert!(
+        reason.contains("never starts again from step 0"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn case_17_checkpoints_of_a_discarded_branch_never_come_back() {
     let mut world = World::training(40, 1, 2, 2);
     world.run_to(13);

@@ -1,11 +1,11 @@
 //! Steps that look wrong, and replicas that differ.
 
 use muster_spec::{OnSpike, RunSpec};
-use muster_types::{Position, Step};
+use muster_types::{Generation, Position, Rank, StateId, Step};
 use rstest::rstest;
 
 use super::world::{World, spec};
-use crate::{JobState, OpenCause, RecordKind, ResumeSource, Trip, WorkerMessage};
+use crate::{JobState, OpenCause, Part, RecordKind, ResumeSource, Trip, WorkerMessage};
 
 const STEPS: u64 = 30;
 
@@ -72,6 +72,34 @@ fn a_skipped_batch_makes_way_for_the_samples_after_it() {
     assert_eq!(skipped[0].details["from_position"], step * batch);
     assert_eq!(skipped[0].details["loss_score"], 31.0);
     assert_eq!(world.status().recoveries, 0, "nobody was lost");
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(STEPS);
+}
+
+#[test]
+fn case_17_a_save_that_is_done_after_a_rollback_is_of_a_discarded_branch() {
+    let mut world = training(guarded(OnSpike::Rollback, 5), 13);
+    let step = world.status().step.get();
+    let members = world.job().members.clone();
+    let back_to = world.status().last_checkpoint.unwrap().state;
+    world.message(
+        &members[0],
+        1,
+        WorkerMessage::Tripped(trip(step, false, true)),
+    );
+    let beyond = StateId::new(Generation(1), Step(step - 1));
+    assert!(beyond.step > back_to.step);
+    for rank in [0, 1] {
+        let part = Part {
+            state: beyond,
+            rank: Rank(rank),
+            world_size: 2,
+            file: super::fake::file(rank, 2),
+        };
+        world.message(&members[rank as usize], 1, WorkerMessage::PartWritten(part));
+    }
+    world.deliver();
+    assert_eq!(world.resumes()[1].state, back_to);
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(STEPS);
 }

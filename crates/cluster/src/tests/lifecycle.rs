@@ -407,6 +407,60 @@ fn a_hung_training_thread_is_not_taken_along_for_ever() {
 }
 
 #[test]
+fn who_hangs_since_the_generation_before_is_the_culprit_and_not_who_waits_for_it() {
+    let mut world = World::training(20, 1, 3, 3);
+    world.run_to(7);
+    let members = world.job().members.clone();
+    let phase = |phase: &str| WorkerMessage::Phase {
+        phase: phase.into(),
+        step: Step(7),
+    };
+    world.message(&members[0], 1, phase("training"));
+    world.kill(&members[2]);
+    world.deliver();
+    assert_eq!(world.generation(), 2);
+    // Rank 0 has fenced, and its training thread never comes to the new generation; rank 1 waits for it there.
+    world.message(&members[1], 2, phase("building"));
+    world.wait(301);
+    assert!(!world.job().serves(&members[0]));
+    assert!(world.job().serves(&members[1]));
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(20);
+}
+
+#[test]
+fn who_hangs_before_the_last_commit_is_not_waited_for() {
+    let mut world = World::training(20, 1, 2, 2);
+    world.run_to(19);
+    let members = world.job().members.clone();
+    loop {
+        world.deliver();
+        if members
+            .iter()
+            .all(|member| world.workers[member].pending.is_some())
+        {
+            break;
+        }
+        world.work();
+    }
+    world.commit_pending(&members, 1);
+    world.deliver();
+    assert_eq!(world.status().state, JobState::Draining);
+    world.wait(590);
+    assert!(world.job().serves(&members[1]));
+    world.wait(11);
+    assert!(!world.job().serves(&members[1]));
+    assert!(world.job().serves(&members[0]));
+    assert!(
+        world.event("expelled")[0]
+            .reason
+            .contains("did not commit the last step within 600 s")
+    );
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(20);
+}
+
+#[test]
 fn the_minority_of_differing_replicas_is_put_out() {
     let mut world = World::training(20, 1, 3, 3);
     let members = world.job().members.clone();

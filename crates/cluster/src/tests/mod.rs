@@ -8,7 +8,9 @@ mod guard;
 mod lifecycle;
 mod placing;
 mod queue;
-mod random;
 mod saving;
+mod sim;
 mod suspicion;
 mod world;
+
+pub(crate) use fake::file as fake_file;

@@ -1,6 +1,8 @@
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
-use muster_checkpoint::{ExtraFile, Manifest};
+use muster_checkpoint::{ExtraFile, FileEntry, Manifest};
 use muster_types::{Digest, JobId, StateId};
 use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutPayload, local::LocalFileSystem, path::Path,
@@ -21,7 +23,7 @@ pub struct CheckpointStore {
 pub enum Commit {
     /// The manifest was put; the checkpoint exists now.
     Created,
-    /// The same manifest was there already.
+    /// A manifest of the same state was there already: the same one, or one of other parts.
     AlreadyThere,
 }
 
@@ -75,8 +77,47 @@ impl CheckpointStore {
     /// Of several writers of one state, one wins.
     ///
     /// # Errors
-    /// If a file is missing or of another length, another manifest is there already, or storage refuses.
+    /// If a file is missing or of another length, a manifest of other content is there already, or storage refuses.
     pub async fn commit(&self, manifest: &Manifest) -> Result<Commit, ObjectsError> {
+        let state = manifest.state;
+        let uri = self.uri(state);
+        self.check_files(manifest).await?;
+        let text = manifest.to_json().map_err(|source| ObjectsError::Invalid {
+            uri: uri.clone(),
+            source,
+        })?;
+        let path = self.path(state, MANIFEST);
+        match self
+            .storage
+            .put_opts(&path, text.into(), PutMode::Create.into())
+            .await
+        {
+            Ok(_) => Ok(Commit::Created),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                // Of the same state: written by a coordinator that did not live to put it on record, and may have known less or
+                // more of the numerics and the tokens seen. Since then another number of ranks may have saved the state: what is
+                // there is that state all the same, in other parts.
+                let there = read_manifest(&self.storage, &path, &uri).await?;
+                let name = |entry: &FileEntry| entry.file.clone();
+                let ours: BTreeSet<_> = manifest.files.iter().map(name).collect();
+                let in_other_parts = there
+                    .files
+                    .iter()
+                    .map(name)
+                    .all(|file| !ours.contains(&file));
+                if there.state == state && (there.files == manifest.files || in_other_parts) {
+                    self.check_files(&there).await?;
+                    Ok(Commit::AlreadyThere)
+                } else {
+                    Err(ObjectsError::Occupied { uri, state })
+                }
+            }
+            Err(source) => Err(self.storage_error(state, source)),
+        }
+    }
+
+    /// Checks that each file that a manifest names is there in full length.
+    async fn check_files(&self, manifest: &Manifest) -> Result<(), ObjectsError> {
         let state = manifest.state;
         let uri = self.uri(state);
         let files = manifest
@@ -101,29 +142,7 @@ impl CheckpointStore {
                 Err(source) => return Err(self.storage_error(state, source)),
             }
         }
-        let text = manifest.to_json().map_err(|source| ObjectsError::Invalid {
-            uri: uri.clone(),
-            source,
-        })?;
-        let path = self.path(state, MANIFEST);
-        match self
-            .storage
-            .put_opts(&path, text.into(), PutMode::Create.into())
-            .await
-        {
-            Ok(_) => Ok(Commit::Created),
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                // Of the same state, of the same files: written by a coordinator that did not live to put it on record, and
-                // may have known less or more of the numerics and the tokens seen.
-                let there = read_manifest(&self.storage, &path, &uri).await?;
-                if (there.state, &there.files) == (manifest.state, &manifest.files) {
-                    Ok(Commit::AlreadyThere)
-                } else {
-                    Err(ObjectsError::Occupied { uri, state })
-                }
-            }
-            Err(source) => Err(self.storage_error(state, source)),
-        }
+        Ok(())
     }
 
     /// Removes a checkpoint, its manifest first, so that a half-removed one is none. Removing what is not there is no error.

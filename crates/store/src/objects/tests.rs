@@ -154,6 +154,29 @@ async fn of_two_writers_of_one_manifest_exactly_one_wins() {
 }
 
 #[tokio::test]
+async fn case_08_a_state_that_is_there_in_other_parts_is_there() {
+    // The coordinator died between the manifest and its record, and other ranks have saved the state since.
+    let dir = TempDir::new().unwrap();
+    let (store, first) = committed(&dir, state(1, 10)).await;
+    let file = shard(&store, state(1, 10), "rank-00000-of-00007.safetensors", 1.0);
+    let other = manifest(state(1, 10), vec![file]);
+    assert_eq!(store.commit(&other).await.unwrap(), Commit::AlreadyThere);
+    let left = Checkpoint::open(&store.uri(state(1, 10))).await.unwrap();
+    assert_eq!(
+        left.manifest().files,
+        first.files,
+        "a manifest is never replaced"
+    );
+    let lost = &first.files[0].file;
+    let directory = Location::parse(&store.uri(state(1, 10))).unwrap();
+    std::fs::remove_file(directory.directory().join(lost)).unwrap();
+    assert!(matches!(
+        store.commit(&other).await,
+        Err(ObjectsError::Corrupt { .. })
+    ));
+}
+
+#[tokio::test]
 async fn the_same_manifest_again_is_no_error_and_an_incomplete_one_is_refused() {
     let dir = TempDir::new().unwrap();
     let (store, whole) = committed(&dir, state(1, 10)).await;
