@@ -55,7 +55,7 @@ impl JobTurn<'_> {
         let Some(placement) = self.job.workers.get(worker).cloned() else {
             return;
         };
-        let origin = self.origin(worker);
+        let (origin, is_spare) = (self.origin(worker), self.is_spare(worker));
         let words = exit_words(exit);
         let reason = format!("worker {worker} on node {} {words}", placement.node);
         let over = self.job.state.is_over();
@@ -73,6 +73,9 @@ impl JobTurn<'_> {
         // Whoever said that it leaves, and then died, is lost all the same.
         self.volatile().left.remove(worker);
         let evidence = with_last_words(reason, &exit.stderr_tail);
+        if is_spare {
+            return self.spare_lost(worker, &evidence);
+        }
         // Where the job has trained before, it is the node or the newcomer that is wrong, and not the job.
         let never_formed = self.job.history.newest().is_none();
         if !self.job.is_to_leave()
@@ -149,7 +152,7 @@ impl JobTurn<'_> {
             "worker {worker} on node {} has ended: its agent does not list it",
             placement.node
         );
-        let origin = self.origin(worker);
+        let (origin, is_spare) = (self.origin(worker), self.is_spare(worker));
         let in_good_order = self.volatile.left.contains_key(worker);
         let kind = RecordKind::WorkerGone {
             job: self.id,
@@ -159,8 +162,10 @@ impl JobTurn<'_> {
         };
         self.record(kind);
         self.volatile().workers.remove(worker);
-        if !out && !in_good_order {
-            self.strike(reason, origin);
+        match out || in_good_order {
+            true => {}
+            false if is_spare => self.spare_lost(worker, &reason),
+            false => self.strike(reason, origin),
         }
     }
 

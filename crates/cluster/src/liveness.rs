@@ -84,6 +84,7 @@ impl JobTurn<'_> {
             }
         }
         self.suspect();
+        self.watch();
         if self.job.phase == Phase::Active && !self.is_broken() {
             self.enforce_progress();
         }
@@ -98,8 +99,11 @@ impl JobTurn<'_> {
             .map(|placement| placement.node.to_string())
             .unwrap_or_default();
         let cause = format!("worker {worker} on node {node} {reason}");
-        let origin = self.origin(worker);
+        let (origin, is_spare) = (self.origin(worker), self.is_spare(worker));
         self.put_out(worker, cause.clone());
+        if is_spare {
+            return self.spare_lost(worker, &cause);
+        }
         self.strike(cause, origin);
     }
 
@@ -172,8 +176,9 @@ impl JobTurn<'_> {
             && self.ran_out(self.volatile.round.since, options.fence_bound)
         {
             return Some(format!(
-                "did not answer Supersede within {} s",
-                options.fence_bound.as_secs()
+                "did not answer within {} s while generation {} was agreed on",
+                options.fence_bound.as_secs(),
+                self.job.generation
             ));
         }
         None

@@ -139,6 +139,7 @@ impl JobTurn<'_> {
         view.told_supersede = None;
         view.told_form = None;
         view.told_leave = None;
+        view.watch = None;
         let spec_json = match serde_json::to_string(&self.job.submission.spec) {
             Ok(spec_json) => spec_json,
             Err(error) => {

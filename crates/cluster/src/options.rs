@@ -34,6 +34,10 @@ pub struct ClusterOptions {
     pub lost_probes: u64,
     /// As `deaf_probes`, where nobody else answers either but the worker's agent is within reach.
     pub lone_probes: u64,
+    /// Whoever is warm and waits to be needed is asked this often whether it is there.
+    pub watch_interval: Duration,
+    /// A newcomer that does not answer within this is left out of the generation that is being agreed on.
+    pub newcomer_bound: Duration,
     /// A rank that computes, or waits for its peers, is taken to hang after so long without a sign of life.
     pub hang_bound: Duration,
     /// As `hang_bound`, for one that waits for storage.
@@ -99,6 +103,8 @@ impl Default for ClusterOptions {
             deaf_probes: 3,
             lost_probes: 5,
             lone_probes: 25,
+            watch_interval: Duration::from_secs(1),
+            newcomer_bound: Duration::from_secs(1),
             hang_bound: Duration::from_secs(10),
             storage_hang_bound: Duration::from_secs(60),
             hang_factor: 20,

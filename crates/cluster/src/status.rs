@@ -5,7 +5,7 @@ use muster_types::{
 
 use crate::{
     Cluster, JobState, Submission, cluster::JobEntry, job::Phase, job_turn::newest_step,
-    nodes::SlotClass, stance::stance, totals::Totals,
+    nodes::SlotClass, spares::is_spare, stance::stance, totals::Totals,
 };
 
 /// Where a job stands. The fields are those of `muster.v1.JobStatus`.
@@ -85,6 +85,8 @@ pub enum WorkerState {
     Starting,
     /// It may become a candidate.
     Warm,
+    /// It is warm, and stands by until a member is lost.
+    Spare,
     /// A generation is being agreed on with it.
     Candidate,
     /// It is in the formed generation.
@@ -99,6 +101,7 @@ impl WorkerState {
         match self {
             Self::Starting => "starting",
             Self::Warm => "warm",
+            Self::Spare => "spare",
             Self::Candidate => "candidate",
             Self::Member => "member",
             Self::Leaving => "leaving",
@@ -245,7 +248,10 @@ impl Cluster {
         } else if candidate {
             WorkerState::Candidate
         } else if view.is_some_and(|view| view.warm) {
-            WorkerState::Warm
+            match is_spare(job, worker) {
+                true => WorkerState::Spare,
+                false => WorkerState::Warm,
+            }
         } else {
             WorkerState::Starting
         };

@@ -28,6 +28,7 @@ pub(crate) struct Volatile {
     pub ledger: Ledger,
     pub saves: Saves,
     pub strikes: Strikes,
+    pub spare_failures: SpareFailures,
     pub round: Round,
     /// Since when enough workers are warm to open a generation.
     pub gathered_at: Option<Monotonic>,
@@ -84,6 +85,8 @@ pub(crate) struct View {
     pub answer: Option<ProbeAnswer>,
     /// The generation in which it found that states differ, and its own state's hash.
     pub diverged: Option<(Generation, u64)>,
+    /// How it answers while it waits to be needed; `None` where it was not asked on this stream.
+    pub watch: Option<Watch>,
 }
 
 impl View {
@@ -112,6 +115,7 @@ impl View {
             phase: String::new(),
             answer: None,
             diverged: None,
+            watch: None,
         }
     }
 }
@@ -122,6 +126,8 @@ pub(crate) struct Round {
     pub generation: Generation,
     pub formed: bool,
     pub since: Monotonic,
+    /// The last probe's number before it began.
+    pub probes_before: u64,
     /// When a step was last committed, or a member's phase changed.
     pub moved_at: Monotonic,
     /// When a step was last committed.
@@ -156,6 +162,29 @@ pub(crate) struct Suspicion {
     pub asked_at: Monotonic,
     /// It was said whom the others wait for.
     pub named: bool,
+}
+
+/// Probes of a worker that waits to be needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Watch {
+    /// The last one's number.
+    pub number: u64,
+    /// When it was sent.
+    pub at: Monotonic,
+    /// How many in a row are not answered.
+    pub unanswered: u64,
+    /// When the first of those was sent.
+    pub since: Monotonic,
+}
+
+/// Spares that were lost in a row: none of them stood by for long.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SpareFailures {
+    pub count: u32,
+    /// In which generation the last one was lost.
+    pub generation: Generation,
+    /// No new one before.
+    pub retry_at: Option<Monotonic>,
 }
 
 /// Failures in a row.

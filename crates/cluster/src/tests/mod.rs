@@ -10,5 +10,6 @@ mod placing;
 mod queue;
 mod random;
 mod saving;
+mod spares;
 mod suspicion;
 mod world;

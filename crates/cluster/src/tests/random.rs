@@ -203,11 +203,13 @@ fn patient() -> ClusterOptions {
     }
 }
 
-fn chaos_then_calm(moves: Vec<Move>, min: u32, max: u32) {
+fn chaos_then_calm(moves: Vec<Move>, (min, max, spares): (u32, u32, u32)) {
     let mut world = World::with_options(patient());
     world.add_node("a", 2);
     world.add_node("b", 2);
-    world.submit(1, spec(40, min, max));
+    let mut asked = spec(40, min, max);
+    asked.workers.spares = spares;
+    world.submit(1, asked);
     for what in moves {
         world.make(what);
         if world.status().state == JobState::Finished {
@@ -222,29 +224,32 @@ fn chaos_then_calm(moves: Vec<Move>, min: u32, max: u32) {
     assert!(world.initialised >= 1);
 }
 
-/// A job of a queue: its priority, its smallest and largest world size, and after how many moves it is submitted.
-fn contender() -> impl Strategy<Value = (i32, u32, u32, usize)> {
+/// A job of a queue: its priority, its smallest and largest world size, its spares, and after how many moves it is submitted.
+type Contender = (i32, u32, u32, u32, usize);
+
+fn contender() -> impl Strategy<Value = Contender> {
     (1u32..=3)
-        .prop_flat_map(|min| (-1i32..=1, Just(min), min..=4, 0usize..300))
+        .prop_flat_map(|min| (-1i32..=1, Just(min), min..=4, 0u32..=1, 0usize..300))
         .boxed()
 }
 
 /// Jobs that contend for four slots, in chaos and then in calm.
-fn contend(moves: Vec<Move>, jobs: &[(i32, u32, u32, usize)]) {
+fn contend(moves: Vec<Move>, jobs: &[Contender]) {
     let mut world = World::with_options(patient());
     world.add_node("a", 2);
     world.add_node("b", 2);
     let submit = |world: &mut World, number: usize| {
-        let (priority, min, max, _) = jobs[number - 1];
+        let (priority, min, max, spares, _) = jobs[number - 1];
         let mut spec = spec(30, min, max);
         spec.queue.priority = priority;
+        spec.workers.spares = spares;
         world.submit(number as u64, spec);
     };
     submit(&mut world, 1);
     let mut waiting: Vec<usize> = (2..=jobs.len()).collect();
     for (count, what) in moves.into_iter().enumerate() {
         waiting.retain(|number| {
-            let is_due = jobs[number - 1].3 <= count;
+            let is_due = jobs[number - 1].4 <= count;
             if is_due {
                 submit(&mut world, *number);
             }
@@ -276,9 +281,9 @@ proptest! {
     #[test]
     fn whatever_happens_the_history_is_one_line(
         moves in prop::collection::vec(moves(), 0..600),
-        (min, max) in (1u32..=3).prop_flat_map(|min| (Just(min), min..=4)),
+        size in (1u32..=3).prop_flat_map(|min| (Just(min), min..=4, 0u32..=2)),
     ) {
-        chaos_then_calm(moves, min, max);
+        chaos_then_calm(moves, size);
     }
 
     #[test]
