@@ -7,7 +7,10 @@ use muster_spec::DeviceKind;
 use muster_types::{JobId, Monotonic, NodeName, WorkerId};
 
 use crate::{
-    Cluster, ClusterOptions, SlotOffer, cluster::JobEntry, job::Phase, job_turn::is_finishing,
+    Cluster, ClusterOptions, SlotOffer,
+    cluster::JobEntry,
+    job::{Job, Phase},
+    job_turn::is_finishing,
     nodes::SlotClass,
 };
 
@@ -126,7 +129,7 @@ impl Cluster {
         let mut usable: BTreeSet<&WorkerId> = BTreeSet::new();
         for (class, pool) in &mut pools {
             for (node, slot) in self.nodes.offered(*class) {
-                if self.cordons.contains_key(node) {
+                if self.is_cordoned(node, slot.index) {
                     continue;
                 }
                 pool.offered += 1;
@@ -143,6 +146,11 @@ impl Cluster {
                     Some(_) => pool.coming += 1,
                 }
             }
+        }
+        for pool in pools.values_mut() {
+            // Where workers failed lately, others go last.
+            let free = pool.free.make_contiguous();
+            free.sort_by_key(|(node, slot)| self.faults_at(node, slot.index));
         }
         let mut contenders: Vec<_> = self
             .jobs
@@ -179,11 +187,7 @@ impl Cluster {
         kept.sort_by_key(|(worker, placement)| {
             (job.takes_part(worker), Reverse(placement.ordinal))
         });
-        let class = match job.workers.values().find(|placement| !placement.expelled) {
-            // All workers of a job are of one kind: they must reach each other by one backend.
-            Some(placement) => SlotClass::of(&placement.device),
-            None => self.class_for(job.submission.spec.workers.device),
-        };
+        let class = self.class_of(job);
         Contender {
             id: job.submission.job,
             priority: queue.priority,
@@ -204,6 +208,15 @@ impl Cluster {
             leaving: leaves(entry),
             settling: volatile.saves.settling(),
             paused: volatile.strikes.retry_at.is_some_and(|at| at > now),
+        }
+    }
+
+    /// What kind of slots a job runs on.
+    pub(crate) fn class_of(&self, job: &Job) -> SlotClass {
+        match job.workers.values().find(|placement| !placement.expelled) {
+            // All workers of a job are of one kind: they must reach each other by one backend.
+            Some(placement) => SlotClass::of(&placement.device),
+            None => self.class_for(job.submission.spec.workers.device),
         }
     }
 

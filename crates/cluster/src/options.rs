@@ -57,6 +57,10 @@ pub struct ClusterOptions {
     /// Attempts in a row that never got beyond the furthest step, after which the job fails: something on the way is
     /// deadly.
     pub max_failures_without_advance: u32,
+    /// So many workers that failed by themselves in one place, with no step committed there in between, and it is cordoned.
+    pub max_place_failures: u32,
+    /// Failures before that are forgotten.
+    pub fault_window: Duration,
     /// How often the committed history's extent is journaled while steps are committed.
     pub watermark_interval: Duration,
     /// How often a manifest is tried before its checkpoint is given up.
@@ -114,6 +118,8 @@ impl Default for ClusterOptions {
             backoff_max: Duration::from_secs(30),
             max_failures: 5,
             max_failures_without_advance: 20,
+            max_place_failures: 3,
+            fault_window: Duration::from_secs(600),
             watermark_interval: Duration::from_secs(5),
             manifest_attempts: 3,
             flux_bound: Duration::from_secs(10),

@@ -133,7 +133,7 @@ pub struct NodeStatus {
     pub slots_used: u32,
     /// `cuda` if any of its slots is a GPU, else `cpu`.
     pub device: String,
-    /// Why nothing new is placed on it; `None` where it is not cordoned.
+    /// Why nothing new is placed on it, or on some of its slots; `None` where it is not cordoned.
     pub cordon: Option<String>,
 }
 
@@ -296,7 +296,7 @@ impl Cluster {
                 "cpu"
             }
             .to_owned(),
-            cordon: self.cordons.get(name).cloned(),
+            cordon: self.cordon_words(name),
         };
         let mut nodes: Vec<_> = self.nodes.known.iter().map(status).collect();
         // Cordoned ones are shown even where their agents have not come back since the coordinator started.
@@ -314,6 +314,18 @@ impl Cluster {
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         nodes
+    }
+
+    /// Why nothing new is placed on a node, or on some of its slots.
+    fn cordon_words(&self, node: &NodeName) -> Option<String> {
+        if let Some(reason) = self.cordons.get(node) {
+            return Some(reason.clone());
+        }
+        let slots = self.slot_cordons.iter().filter(|((it, _), _)| it == node);
+        let words: Vec<_> = slots
+            .map(|((_, slot), reason)| format!("slot {slot} only: {reason}"))
+            .collect();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     /// Whether a node was ever here: its agent has said hello, or one of its slots was used.

@@ -10,7 +10,7 @@ use crate::{
     Activity, Order, ProbeAnswer,
     job::Phase,
     job_turn::JobTurn,
-    liveness::Origin,
+    liveness::{Blame, Origin},
     volatile::{SpareFailures, Suspicion},
 };
 
@@ -258,7 +258,7 @@ impl JobTurn<'_> {
         if let (true, Some((last, _))) = (again, answers.last()) {
             let reason =
                 format!("is out so that the others can go on: {reason}, for the second time");
-            return self.put_out_for(last, reason);
+            return self.put_out_with(last, reason, Blame::Job);
         }
         for (worker, _) in answers {
             self.view(worker).slow_in = Some(generation);

@@ -5,7 +5,14 @@ use std::{
 
 use muster_types::{Generation, JobId, Monotonic, StateId, Step, WorkerId};
 
-use crate::{ProbeAnswer, ledger::Ledger, nodes::Nodes, pace::Pace, saves::Saves};
+use crate::{
+    ProbeAnswer,
+    faults::{Fault, Scene},
+    ledger::Ledger,
+    nodes::Nodes,
+    pace::Pace,
+    saves::Saves,
+};
 
 /// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
 ///
@@ -29,6 +36,8 @@ pub(crate) struct Volatile {
     pub saves: Saves,
     pub strikes: Strikes,
     pub spare_failures: SpareFailures,
+    /// Workers that failed by themselves lately.
+    pub faults: Vec<Fault>,
     pub round: Round,
     /// Since when enough workers are warm to open a generation.
     pub gathered_at: Option<Monotonic>,
@@ -203,4 +212,8 @@ pub(crate) struct Strikes {
     pub retry_at: Option<Monotonic>,
     /// The last causes, oldest first.
     pub causes: Vec<String>,
+    /// At which step the last ones happened, and how many those were.
+    pub deadly: Option<(Step, u32)>,
+    /// Where the last worker was that failed by itself.
+    pub scene: Option<Scene>,
 }

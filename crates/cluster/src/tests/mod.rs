@@ -2,6 +2,7 @@
 //! The core against a world of scripted agents and workers.
 
 mod accounting;
+mod calm;
 mod cases;
 mod fake;
 mod guard;

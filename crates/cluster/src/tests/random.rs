@@ -261,9 +261,9 @@ fn contend(moves: Vec<Move>, jobs: &[Contender]) {
         submit(&mut world, number);
     }
     world.thaw();
+    world.resume_all();
     world.make(Move::Uncordon(0));
     world.make(Move::Uncordon(1));
-    world.resume_all();
     let before = world.event("preempted").len();
     world.run_all_to_end();
     let calm = world.event("preempted").len() - before;

@@ -155,7 +155,11 @@ fn a_spare_that_dies_is_replaced_and_the_job_does_not_notice() {
 
 #[test]
 fn spares_that_die_one_after_the_other_are_given_up_until_the_next_generation() {
-    let (mut world, members, _) = standing_by(1);
+    let options = ClusterOptions {
+        max_place_failures: 100,
+        ..ClusterOptions::default()
+    };
+    let (mut world, members, _) = standing_by_in(World::with_options(options), 1);
     for _ in 0..60 {
         for spare in world.job().serving() {
             if !world.job().takes_part(&spare) {
