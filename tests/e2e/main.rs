@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod bad_input;
+mod calm;
 mod cancel;
 mod chaos;
 mod cluster;

@@ -201,9 +201,41 @@ fn a_spare_takes_a_killed_workers_place_before_any_process_has_to_start() {
         at.parse::<jiff::Timestamp>().unwrap()
     };
     let took = took("first_step", 1).duration_since(took("worker_exit", 0));
-    println!("from the kill to a step at the full world size: {took:?}");
-    // Half a second where nothing else wants the cores.
+    println!("from the report of the death to a step at the full world size: {took:?}");
+    // A tenth of a second where nothing else wants the cores.
     assert!(took.as_secs_f64() < 5.0, "{took:?}");
     assert_eq!(run.wait(), Some(0), "{}", run.printed());
     assert_one_history(&bench.metrics("out"), STEPS);
+}
+
+#[test]
+fn a_frozen_spare_is_replaced_and_takes_nobodys_place() {
+    let bench = Bench::new();
+    let more = ["--set", "train.steps=2000", "--set", "workers.max=2"];
+    let spare_too = ["--workers", "2", "--set", "workers.spares=1"];
+    let mut run = bench.run("out", &[&more[..], &spare_too].concat());
+    let url = run.url();
+    let before = training(&url, 2, 20);
+    let spare = eventually("a spare", || spares(&status(&url)).first().copied());
+    send(spare, Signal::SIGSTOP);
+    send(before[0], Signal::SIGKILL);
+    let after = eventually("the next generation", || {
+        let pids = members(&status(&url));
+        (!pids.is_empty() && !pids.contains(&before[0])).then_some(pids)
+    });
+    assert!(!after.contains(&spare), "{after:?}");
+    let put_out = eventually("the spare's end", || {
+        let mut events = events(&url).into_iter();
+        events.find(|it| it["kind"] == "expelled")
+    });
+    let reason = put_out["reason"].as_str().unwrap();
+    assert!(reason.contains("in a row unanswered"), "{reason}");
+    // Both places are filled again.
+    eventually("a full world and a spare", || {
+        let status = status(&url);
+        let (members, spares) = (members(&status), spares(&status));
+        (members.len() == 2 && spares.len() == 1 && spares[0] != spare).then_some(())
+    });
+    run.signal(Signal::SIGTERM);
+    run.wait();
 }

@@ -219,6 +219,14 @@ impl Turn {
         });
     }
 
+    /// A node says itself that no worker could run on it.
+    pub fn node_unfit(&mut self, node: NodeName, reason: &str) {
+        if !self.cluster.cordons.contains_key(&node) {
+            let words = format!("its agent's check of the machine failed: {reason}");
+            self.cordon(node, None, words);
+        }
+    }
+
     /// Has nothing new placed on a node, or on one slot of it.
     pub fn cordon(&mut self, node: NodeName, slot: Option<u32>, reason: String) {
         let known = match slot {

@@ -128,6 +128,7 @@ impl JobTurn<'_> {
             });
         }
         self.keep_books();
+        self.volatile().round.asked = candidates.len();
         self.tend_forming(&candidates);
     }
 
@@ -135,6 +136,16 @@ impl JobTurn<'_> {
         self.send_supersedes(candidates);
         if candidates.len() < self.job.required() {
             return self.gather(OpenCause::Lost, "there are enough workers again");
+        }
+        if candidates.len() < self.volatile.round.asked {
+            // A victim is often heard before it is known who died: whoever stands by takes that one's place now.
+            let filled = self.with_newcomers(candidates.to_vec());
+            if filled.len() > candidates.len() && self.may_try() {
+                let cause = self.volatile.strikes.causes.last().cloned();
+                let reason = cause.unwrap_or_else(|| "a candidate was lost".into());
+                self.note_spares_used(&filled);
+                return self.open(filled, OpenCause::Lost, reason);
+            }
         }
         let (fenced, silent): (Vec<_>, Vec<_>) = candidates
             .iter()

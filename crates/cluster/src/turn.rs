@@ -67,6 +67,7 @@ impl Turn {
             Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
             Event::CordonRequested { node, reason } => self.cordon(node, None, reason),
             Event::UncordonRequested { node } => self.uncordon(node),
+            Event::NodeUnfit { node, reason } => self.node_unfit(node, &reason),
             Event::AgentConnected(hello) => self.agent_connected(&hello),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),
             Event::WorkerStarted { worker, pid } => {

@@ -137,6 +137,8 @@ pub(crate) struct Round {
     pub since: Monotonic,
     /// The last probe's number before it began.
     pub probes_before: u64,
+    /// How many candidates it was opened with; 0 where that is not known.
+    pub asked: usize,
     /// When a step was last committed, or a member's phase changed.
     pub moved_at: Monotonic,
     /// When a step was last committed.

@@ -28,7 +28,10 @@ fn with_slots(nodes: &[(&str, u32)], min: u32, max: u32) -> World {
 
 impl World {
     fn on(&self, node: &str) -> Vec<WorkerId> {
-        let there = self.workers.values().filter(|fake| fake.node.as_str() == node);
+        let there = self
+            .workers
+            .values()
+            .filter(|fake| fake.node.as_str() == node);
         there.map(|fake| fake.id.clone()).collect()
     }
 
@@ -99,12 +102,17 @@ fn a_node_on_which_workers_keep_failing_is_cordoned_with_the_reason() {
                  the last: worker w-";
     assert!(cordoned[0].starts_with(words), "{cordoned:?}");
     assert!(
-        cordoned[0].contains("on node b exited with status 1 (") && cordoned[0].ends_with("its last line"),
+        cordoned[0].contains("on node b exited with status 1 (")
+            && cordoned[0].ends_with("its last line"),
         "{cordoned:?}"
     );
     let told = world.event("node_cordoned");
     let told: Vec<_> = told.iter().filter(|it| it.job.is_some()).collect();
-    assert!(told[0].reason.starts_with("nothing new is placed on node b: 3 workers failed"));
+    assert!(
+        told[0]
+            .reason
+            .starts_with("nothing new is placed on node b: 3 workers failed")
+    );
     world.restart_coordinator();
     world.reconnect();
     world.deliver();
@@ -200,7 +208,9 @@ fn the_last_place_that_a_job_can_go_to_is_not_cordoned() {
     assert!(world.cordoned().is_empty());
     let suspect = &world.event("node_suspect")[0];
     assert!(
-        suspect.reason.starts_with("node b would be cordoned, but this job has no other place to go: 3 workers failed"),
+        suspect.reason.starts_with(
+            "node b would be cordoned, but this job has no other place to go: 3 workers failed"
+        ),
         "{suspect:?}"
     );
     let told = world.event("node_suspect").len();
@@ -267,20 +277,29 @@ fn a_step_that_fails_again_and_again_is_named_with_what_it_trains_on() {
     assert_eq!(status.state, JobState::Failed);
     let words = &status.state_reason;
     assert!(
-        words.starts_with("gave up: step 12 failed 5 times; it trains the samples 96..104; the last: worker w-"),
+        words.starts_with(
+            "gave up: step 12 failed 5 times; it trains the samples 96..104; the last: worker w-"
+        ),
         "{words}"
     );
-    let one = "exited with status 101 (rank 1, training, after step 12); its last words: its last line";
+    let one =
+        "exited with status 101 (rank 1, training, after step 12); its last words: its last line";
     assert_eq!(words.matches(one).count(), 5, "{words}");
     let evidence = world.one("gave_up");
     assert_eq!(evidence.reason, *words);
     let details = &evidence.details;
-    assert_eq!((&details["failures"], &details["step"]), (&5.into(), &12.into()));
+    assert_eq!(
+        (&details["failures"], &details["step"]),
+        (&5.into(), &12.into())
+    );
     assert_eq!(
         (&details["first_position"], &details["end_position"]),
         (&96.into(), &104.into())
     );
-    assert_eq!((&details["rank"], &details["node"]), (&1.into(), &"b".into()));
+    assert_eq!(
+        (&details["rank"], &details["node"]),
+        (&1.into(), &"b".into())
+    );
     assert_eq!(details["phase"], "training");
     assert!(
         world.cordoned().is_empty() && world.event("node_suspect").is_empty(),
@@ -305,9 +324,15 @@ fn failures_of_several_jobs_at_one_step_each_add_up() {
             world.end(&worker, Some(1), None);
         }
         world.deliver();
-        assert!(!world.cluster.cordons.contains_key(&node), "the jobs have no other place");
+        assert!(
+            !world.cluster.cordons.contains_key(&node),
+            "the jobs have no other place"
+        );
         let reason = String::new();
-        world.feed(Event::CancelRequested { job: job_id(number), reason });
+        world.feed(Event::CancelRequested {
+            job: job_id(number),
+            reason,
+        });
         world.deliver();
     }
     // What was cancelled does not count on.
@@ -320,7 +345,9 @@ fn failures_of_several_jobs_at_one_step_each_add_up() {
 fn a_loss_that_diverges_speaks_against_no_node(#[case] class: &str, #[case] counts: bool) {
     let mut world = on_two_nodes();
     for _ in 0..3 {
-        world.run_until(|world| world.status().world_size == 2 && world.status().state == JobState::Training);
+        world.run_until(|world| {
+            world.status().world_size == 2 && world.status().state == JobState::Training
+        });
         let worker = world.on("b").remove(0);
         world.workers.get_mut(&worker).unwrap().fail(class);
         world.deliver();
@@ -332,4 +359,19 @@ fn a_loss_that_diverges_speaks_against_no_node(#[case] class: &str, #[case] coun
     // As a member it has committed steps in between where it came so far.
     let faults = &world.cluster.jobs[&job_id(1)].volatile.faults;
     assert!(counts || faults.is_empty(), "{faults:?}");
+}
+
+#[test]
+fn a_node_that_finds_itself_unfit_is_cordoned_and_a_reason_that_someone_gave_stands() {
+    let mut world = on_two_nodes();
+    let unfit = |reason: &str| Event::NodeUnfit {
+        node: "b".into(),
+        reason: reason.into(),
+    };
+    world.feed(unfit("3 MiB of memory are available"));
+    let words = "b: its agent's check of the machine failed: 3 MiB of memory are available";
+    assert_eq!(world.cordoned(), [words]);
+    world.feed(unfit("its disk is full"));
+    assert_eq!(world.cordoned(), [words]);
+    assert_eq!(world.run_to_end(), JobState::Finished);
 }

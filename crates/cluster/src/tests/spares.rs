@@ -110,6 +110,28 @@ fn a_spare_takes_a_lost_members_place_in_the_very_next_generation() {
 }
 
 #[test]
+fn a_spare_steps_in_though_a_victim_speaks_before_the_death_is_known() {
+    let (mut world, members, spares) = standing_by(1);
+    // Its peer's connection breaks first; then the agent sees that the process has ended.
+    world.freeze(&members[0]);
+    world
+        .workers
+        .get_mut(&members[1])
+        .unwrap()
+        .fail("collective");
+    while let Some(event) = world.workers.get_mut(&members[1]).unwrap().out.pop_front() {
+        world.feed(event);
+    }
+    assert_eq!(world.generation(), 2, "both are asked");
+    world.kill(&members[0]);
+    world.deliver();
+    assert_eq!(world.job().members, [members[1].clone(), spares[0].clone()]);
+    assert_eq!(world.world_sizes(), [2, 2], "it never shrinks");
+    assert_eq!(world.status().recoveries, 1);
+    world.finish_standing_by();
+}
+
+#[test]
 fn where_two_are_lost_one_spare_takes_one_place_and_the_other_is_filled_at_a_boundary() {
     let mut world = World::new();
     world.add_node("a", 3);
