@@ -172,13 +172,20 @@ impl Turn {
 
     /// The first job that could not train any more without a place; one that has failed there is not let down, either.
     fn who_needs(&self, suspect: &Suspect) -> Option<JobId> {
-        let slots = |class: SlotClass, is_lost: bool| {
-            let offered = self.cluster.nodes.offered(class);
-            let usable = offered.filter(|(node, slot)| {
-                !self.cluster.is_cordoned(node, slot.index)
-                    && !(is_lost && suspect.is_at(node, slot.index))
-            });
-            usable.count()
+        // How many slots there are, be their agents away, and how many of those within reach would be left.
+        let slots = |class: SlotClass| {
+            let (mut all, mut left) = (0, 0);
+            for (name, node) in &self.cluster.nodes.known {
+                for slot in &node.slots {
+                    let is_cordoned = self.cluster.is_cordoned(name, slot.index);
+                    if SlotClass::of(&slot.device) == class && !is_cordoned {
+                        all += 1;
+                        let stays = node.connected && !suspect.is_at(name, slot.index);
+                        left += usize::from(stays);
+                    }
+                }
+            }
+            (all, left)
         };
         let needs = |job: &JobId| {
             let Some(entry) = self.cluster.jobs.get(job) else {
@@ -190,8 +197,8 @@ impl Turn {
                 return false;
             }
             let (gang, class) = (entry.job.gang(), self.cluster.class_of(&entry.job));
-            let left = slots(class, true);
-            left < gang && (failed_there || gang <= slots(class, false))
+            let (all, left) = slots(class);
+            left < gang && (failed_there || gang <= all)
         };
         self.cluster.in_order().into_iter().find(needs)
     }

@@ -43,9 +43,9 @@ impl World {
     }
 
     fn node_of(&self, worker: &WorkerId) -> &str {
-        let placed = self.job().placed.iter();
-        let node = placed.filter(|(it, _)| it == worker).map(|(_, node)| node);
-        node.last().unwrap().as_str()
+        let mut placed = self.job().placed.iter();
+        let (_, node) = placed.find(|(it, _)| it == worker).unwrap();
+        node.as_str()
     }
 
     fn world_sizes(&self) -> Vec<u64> {
