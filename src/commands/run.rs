@@ -41,7 +41,8 @@ goes on where the run was stopped, whatever --workers is then. Exit code 0 means
 pub struct Args {
     #[command(flatten)]
     spec: SpecArgs,
-    /// Workers to train with [default: one a GPU; without a GPU the spec's workers.max, at most one a core]
+    /// Workers to train with [default: one a GPU; without a GPU the spec's workers.max, at most one a core];
+    /// workers.spares come on top
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: Option<u32>,
     /// The run's directory: metrics, logs, checkpoints [default: runs/NAME-TIME]
@@ -153,16 +154,24 @@ fn slots(spec: &RunSpec, workers: Option<u32>) -> Result<SlotsOption, Failure> {
                 .help("pass --set workers.device=cpu, or see whether `nvidia-smi` lists a GPU"),
         );
     }
+    let spares = spec.workers.spares;
     let usual = match gpus {
         0 => {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
             spec.workers
                 .max
+                .saturating_add(spares)
                 .min(u32::try_from(cores).unwrap_or(u32::MAX))
         }
         gpus => u32::try_from(gpus).unwrap_or(u32::MAX),
     };
-    let count = workers.unwrap_or(usual);
+    let asked = workers.map(|workers| workers.saturating_add(spares));
+    let count = match (asked, gpus) {
+        (None, _) => usual,
+        (Some(asked), 0) => asked,
+        // A GPU for each worker has to be there; what is left may be a spare's.
+        (Some(asked), _) => asked.min(usual.max(workers.unwrap_or(0))),
+    };
     if count < spec.workers.min {
         return Err(Failure::usage(format!(
             "workers.min is {}, but this machine offers {count} slots",

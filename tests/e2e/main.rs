@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod bad_input;
 mod cable;
+mod calm;
 mod cancel;
 mod chaos;
 mod cluster;

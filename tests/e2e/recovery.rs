@@ -1,5 +1,6 @@
 use nix::sys::signal::Signal;
 use rstest::rstest;
+use serde_json::Value;
 
 use crate::support::{
     Bench, assert_one_history, events, eventually, members, send, status, training,
@@ -137,4 +138,104 @@ fn under_canonical_reduction_deaths_and_resizes_leave_no_trace_in_the_bits() {
     assert_eq!(run.wait(), Some(0), "{}", run.printed());
     assert_one_history(&bench.metrics("disturbed"), STEPS);
     assert_eq!(bench.hash("disturbed"), bench.hash("alone"));
+}
+
+/// Those that stand by, warm.
+fn spares(status: &Value) -> Vec<u32> {
+    let workers = status["workers"].as_array().unwrap();
+    let spares = workers.iter().filter(|it| it["state"] == "spare");
+    spares
+        .map(|it| it["pid"].as_u64().unwrap() as u32)
+        .collect()
+}
+
+#[test]
+fn a_spare_takes_a_killed_workers_place_before_any_process_has_to_start() {
+    let bench = Bench::new();
+    let long = long();
+    let mut run = bench.run(
+        "out",
+        &[
+            "--workers",
+            "2",
+            "--set",
+            "workers.max=2",
+            "--set",
+            "workers.spares=1",
+            "--set",
+            &long,
+        ],
+    );
+    let url = run.url();
+    let before = training(&url, 2, 20);
+    let standing_by = || {
+        let spares = spares(&status(&url));
+        spares.first().copied()
+    };
+    let spare = eventually("a spare", standing_by);
+    send(before[0], Signal::SIGKILL);
+    let after = eventually("the next generation", || {
+        let pids = members(&status(&url));
+        (!pids.is_empty() && !pids.contains(&before[0])).then_some(pids)
+    });
+    assert_eq!(after, [before[1], spare], "no survivor was restarted");
+    // Another stands by then.
+    let next = eventually("the next spare", standing_by);
+    assert!(!before.contains(&next) && next != spare);
+    let events = events(&url);
+    let at = |kind: &str, nth: usize| {
+        let mut found = (0..).zip(&events).filter(|(_, it)| it["kind"] == kind);
+        found.nth(nth).map(|(at, _): (usize, _)| at).unwrap()
+    };
+    let formed = at("generation_formed", 1);
+    assert_eq!(
+        events[formed]["world_size"], 2,
+        "it never shrank: {events:?}"
+    );
+    assert!(
+        at("worker_start", 3) > formed,
+        "nobody was started meanwhile: {events:?}"
+    );
+    let took = |kind: &str, nth: usize| {
+        let at = events[at(kind, nth)]["at"].as_str().unwrap();
+        at.parse::<jiff::Timestamp>().unwrap()
+    };
+    let took = took("first_step", 1).duration_since(took("worker_exit", 0));
+    println!("from the report of the death to a step at the full world size: {took:?}");
+    // A tenth of a second where nothing else wants the cores.
+    assert!(took.as_secs_f64() < 5.0, "{took:?}");
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_one_history(&bench.metrics("out"), STEPS);
+}
+
+#[test]
+fn a_frozen_spare_is_replaced_and_takes_nobodys_place() {
+    let bench = Bench::new();
+    let more = ["--set", "train.steps=2000", "--set", "workers.max=2"];
+    let spare_too = ["--workers", "2", "--set", "workers.spares=1"];
+    let mut run = bench.run("out", &[&more[..], &spare_too].concat());
+    let url = run.url();
+    let before = training(&url, 2, 20);
+    let spare = eventually("a spare", || spares(&status(&url)).first().copied());
+    send(spare, Signal::SIGSTOP);
+    send(before[0], Signal::SIGKILL);
+    let after = eventually("the next generation", || {
+        let pids = members(&status(&url));
+        (!pids.is_empty() && !pids.contains(&before[0])).then_some(pids)
+    });
+    assert!(!after.contains(&spare), "{after:?}");
+    let put_out = eventually("the spare's end", || {
+        let mut events = events(&url).into_iter();
+        events.find(|it| it["kind"] == "expelled")
+    });
+    let reason = put_out["reason"].as_str().unwrap();
+    assert!(reason.contains("in a row unanswered"), "{reason}");
+    // Both places are filled again.
+    eventually("a full world and a spare", || {
+        let status = status(&url);
+        let (members, spares) = (members(&status), spares(&status));
+        (members.len() == 2 && spares.len() == 1 && spares[0] != spare).then_some(())
+    });
+    run.signal(Signal::SIGTERM);
+    run.wait();
 }

@@ -28,6 +28,16 @@ thread_local! {
     static CREDENTIALS: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
 }
 
+thread_local! {
+    /// What agents that this thread starts run as workers, if not the real ones.
+    static WORKER: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+/// Has the agents that this thread starts run another program as workers.
+pub fn running_workers_by(program: Option<PathBuf>) {
+    WORKER.set(program);
+}
+
 /// Has the commands that this thread starts carry the credentials in a directory.
 pub fn calling_as(credentials: Option<PathBuf>) {
     CREDENTIALS.set(credentials);
@@ -58,6 +68,9 @@ pub fn muster() -> Command {
         "RUST_LOG",
     ] {
         command.env_remove(name);
+    }
+    if let Some(program) = WORKER.with_borrow(Clone::clone) {
+        command.env("MUSTER_WORKER", program);
     }
     match CREDENTIALS.with_borrow(Clone::clone) {
         None => command.env_remove("MUSTER_CREDENTIALS"),

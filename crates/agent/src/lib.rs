@@ -3,6 +3,7 @@
 mod agent;
 mod cores;
 mod directories;
+mod fitness;
 mod gpus;
 mod launch;
 mod logs;

@@ -2,8 +2,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use muster_access::Dial;
 use muster_proto::v1::{
-    AgentCommand, AgentHeartbeat, AgentHello, AgentMessage, LogContent, ReadLog, Slot, StartWorker,
-    agent_command, agent_message, agent_service_client::AgentServiceClient,
+    AgentCommand, AgentHeartbeat, AgentHello, AgentMessage, LogContent, NodeUnfit, ReadLog, Slot,
+    StartWorker, agent_command, agent_message, agent_service_client::AgentServiceClient,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use crate::{
     Options,
     directories::Directories,
+    fitness,
     launch::{GpuSharing, Launch},
     logs::{self, CHUNK_BYTES, Start},
     supervisor::{News, Supervisor},
@@ -60,6 +61,8 @@ struct Voice {
     told: BTreeSet<(String, Kind)>,
     /// Exits that were said but may yet be lost with the stream.
     unproven: Vec<(Instant, String)>,
+    /// It was said that no worker could run here, and that is still so.
+    warned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +102,7 @@ impl Session {
             logs,
             told: BTreeSet::new(),
             unproven: Vec::new(),
+            warned: false,
         };
         let mut changes = self.supervisor.changes();
         let hello = self.hello().await;
@@ -108,6 +112,12 @@ impl Session {
                 .insert((started.worker_id.clone(), Kind::Started));
         }
         if voice.say(agent_message::Kind::Hello(hello)).is_err() {
+            return Ending::Lost("the queue of a new stream is full".into());
+        }
+        if voice
+            .warn(fitness::on_joining(&self.options.data_dir))
+            .is_err()
+        {
             return Ending::Lost("the queue of a new stream is full".into());
         }
         let outbound = futures::stream::select(
@@ -158,7 +168,11 @@ impl Session {
                 },
                 _ = beat => {
                     voice.prove(&self.supervisor);
-                    voice.say(agent_message::Kind::Heartbeat(load()))
+                    let unfit = fitness::while_working(&self.options.data_dir);
+                    match voice.warn(unfit) {
+                        Ok(()) => voice.say(agent_message::Kind::Heartbeat(load())),
+                        full => full,
+                    }
                 }
                 () = self.stop.cancelled() => {
                     let _ = voice.tell(&self.supervisor);
@@ -292,6 +306,18 @@ impl Voice {
             }
         }
         Ok(())
+    }
+
+    /// Says once that no worker could run here.
+    fn warn(&mut self, unfit: Option<String>) -> Result<(), QueueFull> {
+        let warned = std::mem::replace(&mut self.warned, unfit.is_some());
+        match unfit {
+            Some(reason) if !warned => {
+                tracing::warn!(%reason, "no worker could run here");
+                self.say(agent_message::Kind::Unfit(NodeUnfit { reason }))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn prove(&mut self, supervisor: &Supervisor) {

@@ -1,9 +1,15 @@
 use muster_types::{NodeName, WorkerId};
 
-use crate::{AgentHello, Command, Exit, RecordKind, job_turn::JobTurn, volatile::View};
+use crate::{
+    AgentHello, Command, Exit, RecordKind, faults::Scene, job_turn::JobTurn, volatile::View,
+};
 
 /// The exit status of a program that refuses its configuration: trying again changes nothing.
 const BAD_CONFIGURATION: i32 = 2;
+/// SIGINT and SIGTERM: someone ended it.
+const ORDERS: [i32; 2] = [2, 15];
+/// So many of a worker's last lines are evidence.
+const LAST_LINES: usize = 12;
 
 impl JobTurn<'_> {
     /// The command that starts a placed worker. It may come again: an agent starts a worker once.
@@ -55,8 +61,10 @@ impl JobTurn<'_> {
         let Some(placement) = self.job.workers.get(worker).cloned() else {
             return;
         };
-        let origin = self.origin(worker);
+        let (origin, is_spare) = (self.origin(worker), self.is_spare(worker));
         let words = exit_words(exit);
+        let scene = self.scene(worker);
+        let at = scene.as_ref().map_or(String::new(), Scene::words);
         let reason = format!("worker {worker} on node {} {words}", placement.node);
         let over = self.job.state.is_over();
         let in_good_order = self.volatile.left.contains_key(worker) && exit.code == Some(0);
@@ -72,7 +80,14 @@ impl JobTurn<'_> {
         }
         // Whoever said that it leaves, and then died, is lost all the same.
         self.volatile().left.remove(worker);
-        let evidence = with_last_words(reason, &exit.stderr_tail);
+        let evidence = with_last_words(format!("{reason} ({at})"), &exit.stderr_tail);
+        let ordered = exit.signal.is_some_and(|signal| ORDERS.contains(&signal));
+        if let Some(scene) = scene.filter(|_| !ordered) {
+            self.note_fault(scene, &evidence);
+        }
+        if is_spare {
+            return self.spare_lost(worker, &evidence);
+        }
         // Where the job has trained before, it is the node or the newcomer that is wrong, and not the job.
         let never_formed = self.job.history.newest().is_none();
         if !self.job.is_to_leave()
@@ -149,7 +164,7 @@ impl JobTurn<'_> {
             "worker {worker} on node {} has ended: its agent does not list it",
             placement.node
         );
-        let origin = self.origin(worker);
+        let (origin, is_spare) = (self.origin(worker), self.is_spare(worker));
         let in_good_order = self.volatile.left.contains_key(worker);
         let kind = RecordKind::WorkerGone {
             job: self.id,
@@ -159,8 +174,10 @@ impl JobTurn<'_> {
         };
         self.record(kind);
         self.volatile().workers.remove(worker);
-        if !out && !in_good_order {
-            self.strike(reason, origin);
+        match out || in_good_order {
+            true => {}
+            false if is_spare => self.spare_lost(worker, &reason),
+            false => self.strike(reason, origin),
         }
     }
 
@@ -194,7 +211,8 @@ fn exit_words(exit: &Exit) -> String {
 }
 
 fn with_last_words(reason: String, stderr_tail: &str) -> String {
-    let tail = stderr_tail.trim();
+    let lines: Vec<_> = stderr_tail.trim().lines().collect();
+    let tail = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
     if tail.is_empty() {
         reason
     } else {

@@ -89,15 +89,22 @@ impl Planner<'_> {
         Some(given)
     }
 
-    /// Has others, or only those of a user, give back what is lent to them: the last in the queue first.
+    /// Has others, or only those of a user, give back what is lent to them: spares first, and the last in the queue first.
     pub fn recall(&mut self, index: usize, mut count: usize, user: Option<&str>, why: &str) {
         let class = self.contenders[index].class;
-        for (other, contender) in self.contenders.iter_mut().enumerate().rev() {
+        // Spares train nothing: all of them go before anyone shrinks.
+        let of_all = [Contender::spare, Contender::lent];
+        let last_first = (0..self.contenders.len()).rev();
+        for (lent, other) in of_all
+            .into_iter()
+            .flat_map(|lent| last_first.clone().map(move |other| (lent, other)))
+        {
+            let contender = &mut self.contenders[other];
             let of_user = user.map_or(contender.class == class, |user| contender.user == user);
             if other == index || !of_user {
                 continue;
             }
-            let giving = contender.lent().min(count);
+            let giving = lent(contender).min(count);
             count -= giving;
             let recalled = contender
                 .usable

@@ -21,6 +21,8 @@ pub struct Cluster {
     pub(crate) nodes: Arc<Nodes>,
     /// Nodes on which nothing new is placed, and why.
     pub(crate) cordons: Arc<BTreeMap<NodeName, String>>,
+    /// Single slots of other nodes, likewise.
+    pub(crate) slot_cordons: Arc<BTreeMap<(NodeName, u32), String>>,
 }
 
 /// A job: what is on record, and what is merely known. Shared, so that a decision can try its consequences on a copy.
@@ -63,6 +65,7 @@ impl Cluster {
             jobs: BTreeMap::new(),
             nodes: Arc::default(),
             cordons: Arc::default(),
+            slot_cordons: Arc::default(),
         }
     }
 
@@ -97,11 +100,18 @@ impl Cluster {
             );
         }
         match &record.kind {
-            RecordKind::NodeCordoned { node, reason } => {
-                Arc::make_mut(&mut self.cordons).insert(node.clone(), reason.clone());
+            RecordKind::NodeCordoned { node, slot, reason } => {
+                let (node, reason) = (node.clone(), reason.clone());
+                match slot {
+                    None => Arc::make_mut(&mut self.cordons).insert(node, reason),
+                    Some(slot) => {
+                        Arc::make_mut(&mut self.slot_cordons).insert((node, *slot), reason)
+                    }
+                };
             }
             RecordKind::NodeUncordoned { node } => {
                 Arc::make_mut(&mut self.cordons).remove(node);
+                Arc::make_mut(&mut self.slot_cordons).retain(|(it, _), _| it != node);
             }
             _ => {}
         }

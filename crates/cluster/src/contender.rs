@@ -7,7 +7,11 @@ use muster_spec::DeviceKind;
 use muster_types::{JobId, Monotonic, NodeName, WorkerId};
 
 use crate::{
-    Cluster, SlotOffer, cluster::JobEntry, job::Phase, job_turn::is_finishing, nodes::SlotClass,
+    Cluster, ClusterOptions, SlotOffer,
+    cluster::JobEntry,
+    job::{Job, Phase},
+    job_turn::is_finishing,
+    nodes::SlotClass,
 };
 
 /// A slot by its node.
@@ -24,6 +28,8 @@ pub(crate) struct Contender<'a> {
     /// The workers without which it does not train.
     pub gang: usize,
     pub capacity: usize,
+    /// How many warm standbys it may have now, beside its capacity.
+    pub spares: usize,
     /// It has a generation: it is about to train, or has trained since it was placed.
     pub has_begun: bool,
     /// How many workers it goes on with.
@@ -47,6 +53,15 @@ impl Contender<'_> {
             return 0;
         }
         let above = self.kept.saturating_sub(self.gang);
+        above.min(self.usable.len()).saturating_sub(self.recalled)
+    }
+
+    /// How many of those are its spares.
+    pub fn spare(&self) -> usize {
+        if self.leaving {
+            return 0;
+        }
+        let above = self.kept.saturating_sub(self.capacity);
         above.min(self.usable.len()).saturating_sub(self.recalled)
     }
 
@@ -82,6 +97,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// Takes a free slot on the node that has the fewest of these workers.
+    pub fn take_apart_from(&mut self, workers: &BTreeMap<NodeName, usize>) -> Option<Place> {
+        let there = |place: &Place| workers.get(&place.0).copied().unwrap_or(0);
+        let at = (0..self.free.len()).min_by_key(|at| there(&self.free[*at]))?;
+        self.free.remove(at)
+    }
+
     /// Sets slots aside: free ones first, then those that are coming.
     pub fn set_aside(&mut self, mut count: usize) {
         while count > 0 && self.free.pop_front().is_some() {
@@ -107,7 +129,7 @@ impl Cluster {
         let mut usable: BTreeSet<&WorkerId> = BTreeSet::new();
         for (class, pool) in &mut pools {
             for (node, slot) in self.nodes.offered(*class) {
-                if self.cordons.contains_key(node) {
+                if self.is_cordoned(node, slot.index) {
                     continue;
                 }
                 pool.offered += 1;
@@ -124,6 +146,11 @@ impl Cluster {
                     Some(_) => pool.coming += 1,
                 }
             }
+        }
+        for pool in pools.values_mut() {
+            // Where workers failed lately, others go last.
+            let free = pool.free.make_contiguous();
+            free.sort_by_key(|(node, slot)| self.faults_at(node, slot.index));
         }
         let mut contenders: Vec<_> = self
             .jobs
@@ -160,11 +187,7 @@ impl Cluster {
         kept.sort_by_key(|(worker, placement)| {
             (job.takes_part(worker), Reverse(placement.ordinal))
         });
-        let class = match job.workers.values().find(|placement| !placement.expelled) {
-            // All workers of a job are of one kind: they must reach each other by one backend.
-            Some(placement) => SlotClass::of(&placement.device),
-            None => self.class_for(job.submission.spec.workers.device),
-        };
+        let class = self.class_of(job);
         Contender {
             id: job.submission.job,
             priority: queue.priority,
@@ -173,6 +196,7 @@ impl Cluster {
             class,
             gang: job.gang(),
             capacity: job.capacity(),
+            spares: spares_wanted(entry, &self.options, now),
             has_begun: job.phase != Phase::Idle,
             kept: kept.len(),
             usable: kept
@@ -187,6 +211,15 @@ impl Cluster {
         }
     }
 
+    /// What kind of slots a job runs on.
+    pub(crate) fn class_of(&self, job: &Job) -> SlotClass {
+        match job.workers.values().find(|placement| !placement.expelled) {
+            // All workers of a job are of one kind: they must reach each other by one backend.
+            Some(placement) => SlotClass::of(&placement.device),
+            None => self.class_for(job.submission.spec.workers.device),
+        }
+    }
+
     fn class_for(&self, device: DeviceKind) -> SlotClass {
         match device {
             DeviceKind::Cpu => SlotClass::Cpu,
@@ -195,6 +228,18 @@ impl Cluster {
             DeviceKind::Auto if self.nodes.offers(SlotClass::Cuda) => SlotClass::Cuda,
             DeviceKind::Auto => SlotClass::Cpu,
         }
+    }
+}
+
+/// How many spares a job may have now. While it starts or recovers, another process that starts would be in its way.
+fn spares_wanted(entry: &JobEntry, options: &ClusterOptions, now: Monotonic) -> usize {
+    let JobEntry { job, volatile } = entry;
+    let failures = &volatile.spare_failures;
+    let given_up = failures.count >= options.max_failures && failures.generation == job.generation;
+    let trains = job.phase == Phase::Active && volatile.round.ready && !is_finishing(job, volatile);
+    match failures.retry_at.is_none_or(|at| at <= now) && trains && !given_up {
+        true => job.submission.spec.workers.spares as usize,
+        false => 0,
     }
 }
 

@@ -40,6 +40,13 @@ pub enum Event {
         /// The node.
         node: NodeName,
     },
+    /// An agent has checked its machine, and no worker could run there.
+    NodeUnfit {
+        /// The node.
+        node: NodeName,
+        /// What it lacks, in words.
+        reason: String,
+    },
     /// An agent said hello.
     AgentConnected(AgentHello),
     /// An agent's stream broke. Its workers are not known to be dead.

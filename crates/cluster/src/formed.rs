@@ -128,7 +128,11 @@ impl JobTurn<'_> {
             .filter(|member| !majority.contains(member))
         {
             let cause = format!("worker {member} holds another state than the majority {when}");
+            let scene = self.scene(member);
             self.put_out(member, cause.clone());
+            if let Some(scene) = scene {
+                self.note_fault(scene, &cause);
+            }
             self.strike(cause, Origin::Generation(self.job.generation));
         }
     }

@@ -37,6 +37,7 @@ impl JobTurn<'_> {
         }
         // Survivors fence at once, be they too few: nothing may be committed in the old generation any more.
         let candidates = self.with_newcomers(survivors);
+        self.note_spares_used(&candidates);
         self.open(candidates, OpenCause::Lost, reason);
     }
 
@@ -73,6 +74,7 @@ impl JobTurn<'_> {
                 .filter(|worker| self.is_warm(worker));
             let newcomers: Vec<_> = newcomers
                 .filter(|worker| !candidates.contains(worker) && !self.is_recalled(worker))
+                .filter(|worker| self.is_heard(worker))
                 .collect();
             let behind = if is_planted(Mutation::NewcomersFirst) {
                 0
@@ -136,6 +138,7 @@ impl JobTurn<'_> {
             });
         }
         self.keep_books();
+        self.volatile().round.asked = candidates.len();
         self.tend_forming(&candidates);
     }
 
@@ -144,8 +147,33 @@ impl JobTurn<'_> {
         if candidates.len() < self.job.required() {
             return self.gather(OpenCause::Lost, "there are enough workers again");
         }
-        if self.all_fenced() && self.may_try() {
-            self.form(candidates);
+        if candidates.len() < self.volatile.round.asked {
+            // A victim is often heard before it is known who died: whoever stands by takes that one's place now.
+            let filled = self.with_newcomers(candidates.to_vec());
+            if filled.len() > candidates.len() && self.may_try() {
+                let cause = self.volatile.strikes.causes.last().cloned();
+                let reason = cause.unwrap_or_else(|| "a candidate was lost".into());
+                self.note_spares_used(&filled);
+                return self.open(filled, OpenCause::Lost, reason);
+            }
+        }
+        if is_planted(Mutation::FormBeforeAllFenced)
+            && candidates.iter().any(|worker| self.has_fenced(worker))
+            && self.may_try()
+        {
+            return self.form(candidates);
+        }
+        let (fenced, silent): (Vec<_>, Vec<_>) = candidates
+            .iter()
+            .cloned()
+            .partition(|worker| self.has_fenced(worker));
+        // A newcomer has nothing to give up. Where it is silent, the others do not wait for it.
+        let all = silent.is_empty()
+            || (silent.iter().all(|worker| !self.was_member(worker))
+                && fenced.len() >= self.job.required()
+                && self.ran_out(self.volatile.round.since, self.options.newcomer_bound));
+        if all && self.may_try() {
+            self.form(&fenced);
         }
     }
 
@@ -160,6 +188,15 @@ impl JobTurn<'_> {
                 continue;
             };
             if self.has_fenced(worker) {
+                continue;
+            }
+            if !self.was_member(worker) {
+                let asked = view
+                    .watch
+                    .is_some_and(|it| it.number > self.volatile.round.probes_before);
+                if self.is_warm(worker) && !asked {
+                    self.call(worker);
+                }
                 continue;
             }
             if view.connected && view.told_supersede != Some(superseded) {
@@ -185,22 +222,17 @@ impl JobTurn<'_> {
         let Phase::Forming { candidates } = &self.job.phase else {
             return false;
         };
-        if is_planted(Mutation::FormBeforeAllFenced) {
-            return candidates.iter().any(|worker| self.has_fenced(worker));
-        }
         candidates.iter().all(|worker| self.has_fenced(worker))
     }
 
     /// Whether a candidate has given up every generation before this one. One that was never a member has nothing to give
-    /// up.
+    /// up; but it has to be there: it may have waited for long.
     pub fn has_fenced(&self, worker: &WorkerId) -> bool {
-        let was_member = self
-            .job
-            .workers
-            .get(worker)
-            .is_some_and(|placement| placement.was_member);
-        if !was_member {
-            return self.is_warm(worker);
+        if !self.was_member(worker) {
+            let view = self.volatile.workers.get(worker);
+            let answer = view.and_then(|view| view.answer);
+            let before = self.volatile.round.probes_before;
+            return self.is_warm(worker) && answer.is_some_and(|answer| answer.number > before);
         }
         let fenced = self
             .volatile
@@ -212,16 +244,17 @@ impl JobTurn<'_> {
         })
     }
 
+    /// Whether a worker has ever been a member: it may have committed.
+    fn was_member(&self, worker: &WorkerId) -> bool {
+        let placement = self.job.workers.get(worker);
+        placement.is_some_and(|placement| placement.was_member)
+    }
+
     /// The state that a fenced candidate holds, where it lies on the line.
     fn held(&self, worker: &WorkerId) -> Option<StateId> {
         let view = self.volatile.workers.get(worker)?;
-        let was_member = self
-            .job
-            .workers
-            .get(worker)
-            .is_some_and(|placement| placement.was_member);
         // What a former member did not state when it fenced is never eligible.
-        let held = if was_member && !is_planted(Mutation::UnstatedState) {
+        let held = if self.was_member(worker) && !is_planted(Mutation::UnstatedState) {
             view.fenced.and_then(|(_, held)| held)
         } else {
             view.holdings
@@ -280,8 +313,9 @@ impl JobTurn<'_> {
             return;
         };
         debug_assert!(
-            self.all_fenced(),
-            "a generation is formed before all candidates have fenced"
+            members.iter().all(|member| self.has_fenced(member))
+                || is_planted(Mutation::FormBeforeAllFenced),
+            "a generation is formed before all its members have fenced"
         );
         let state = resume.state;
         let generation = self.job.generation;

@@ -36,6 +36,9 @@ impl JobTurn<'_> {
                 // Placement waits for it, and looks at jobs only when something has changed.
                 self.has_come(at);
             }
+            if let Some(at) = self.volatile.spare_failures.retry_at {
+                self.has_come(at);
+            }
             self.keep_books();
             self.end_if_over();
             if self.job.state.is_over() {
@@ -64,6 +67,7 @@ impl JobTurn<'_> {
                 generation,
                 formed,
                 since: now,
+                probes_before: self.volatile.probes,
                 moved_at: now,
                 ..Round::default()
             };

@@ -5,9 +5,10 @@
 //!
 //! A decision is made by a `Turn` on a cheap copy, in which each consequence sees those before it. The rules of one job are
 //! methods of `JobTurn`, a file for each concern: `lifecycle`, `agents` and `messages` take events; `forming`, `formed`,
-//! `reshape`, `preempt`, `liveness`, `suspicion`, `guard` and `checkpoints` say what follows. `queue` plans who gets and who gives slots, and
-//! `placement` carries that out; `waiting`, `stance`, `status` and `describe` put it
-//! into words. `job` is the durable state and what each record changes in it; `volatile` is the rest.
+//! `reshape`, `spares`, `preempt`, `liveness`, `suspicion`, `faults`, `guard` and `checkpoints` say what follows. `queue` plans
+//! who gets and who gives slots, and `placement` carries that out; `cordons` judges the places on which workers fail; `waiting`,
+//! `stance`, `status` and `describe` put it into words. `job` is the durable state and what each record changes in it;
+//! `volatile` is the rest.
 
 mod agents;
 mod checkpoints;
@@ -15,8 +16,10 @@ mod claims;
 mod cluster;
 mod command;
 mod contender;
+mod cordons;
 mod describe;
 mod event;
+mod faults;
 mod formed;
 mod forming;
 mod guard;
@@ -36,6 +39,7 @@ mod queue;
 mod record;
 mod reshape;
 mod saves;
+mod spares;
 mod stance;
 mod status;
 mod superseded;

@@ -94,7 +94,7 @@ impl JobTurn<'_> {
     /// Ends the job where nothing is left to be done, or to be waited for.
     pub fn end_if_over(&mut self) {
         if let Some(reason) = self.hopeless() {
-            return self.fail(reason);
+            return self.give_up(reason);
         }
         let empty = self.job.serving().is_empty();
         let total = self.job.total_steps();

@@ -1,6 +1,7 @@
-use muster_types::{Generation, Monotonic, WorkerId};
+use muster_types::{Generation, Monotonic, Step, WorkerId};
 
 use crate::{
+    faults::Scene,
     job::Phase,
     job_turn::JobTurn,
     mutation::{Mutation, is_planted},
@@ -18,6 +19,15 @@ pub(crate) enum Origin {
     Worker(u32),
 }
 
+/// Whom a failure speaks against beside its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// Slot and node, unless the same happens elsewhere.
+    Place,
+    /// Nobody else.
+    Job,
+}
+
 impl JobTurn<'_> {
     /// Where the loss of this worker counts.
     pub fn origin(&self, worker: &WorkerId) -> Origin {
@@ -32,6 +42,15 @@ impl JobTurn<'_> {
         )
     }
 
+    /// Whether a failure is not the consequence of one that is counted.
+    pub fn is_news(&self, origin: Origin) -> bool {
+        let strikes = &self.volatile.strikes;
+        match origin {
+            Origin::Generation(generation) => generation > strikes.generation,
+            Origin::Worker(ordinal) => ordinal > strikes.ordinal,
+        }
+    }
+
     /// Notes a failure: evidence always, and one more in a row unless it is a consequence of the last.
     pub fn strike(&mut self, cause: String, origin: Origin) {
         let strikes = &mut self.volatile().strikes;
@@ -39,14 +58,12 @@ impl JobTurn<'_> {
         if strikes.causes.len() > KEPT_CAUSES {
             strikes.causes.remove(0);
         }
-        let counted = match origin {
-            Origin::Generation(generation) => generation > strikes.generation,
-            Origin::Worker(ordinal) => ordinal > strikes.ordinal,
-        };
-        if !counted || self.job.is_to_leave() || self.job.is_done() {
+        if !self.is_news(origin) || self.job.is_to_leave() || self.job.is_done() {
             return;
         }
         let (generation, ordinal) = (self.job.generation, self.job.placed.len() as u32);
+        let in_step = matches!(origin, Origin::Generation(_)) && self.is_in_step();
+        let step = self.newest_step();
         let now = self.now.monotonic;
         let options = self.options;
         let strikes = &mut self.volatile().strikes;
@@ -54,26 +71,69 @@ impl JobTurn<'_> {
         strikes.ordinal = ordinal;
         strikes.count += 1;
         strikes.without_advance += 1;
+        strikes.deadly = match strikes.deadly {
+            _ if !in_step => None,
+            Some((at, failures)) if at == step => Some((step, failures + 1)),
+            _ => Some((step, 1)),
+        };
         strikes.retry_at = Some(now + options.backoff(strikes.count));
     }
 
     /// Why no further attempt is made, if so.
     pub fn hopeless(&self) -> Option<String> {
         let strikes = &self.volatile.strikes;
-        let what = if strikes.count >= self.options.max_failures {
-            format!(
-                "gave up after {} failures in a row without a committed step",
-                strikes.count
-            )
+        let (count, again) = if strikes.count >= self.options.max_failures {
+            (strikes.count, " without a committed step")
         } else if strikes.without_advance >= self.options.max_failures_without_advance {
-            format!(
-                "gave up after {} failures that never got beyond step {}",
-                strikes.without_advance, strikes.furthest
-            )
+            (strikes.without_advance, "")
         } else {
             return None;
         };
+        let what = match strikes.deadly {
+            Some((step, failures)) if failures >= count => {
+                let samples = self.samples_of(step).map_or(String::new(), |(first, end)| {
+                    format!("; it trains the samples {first}..{end}")
+                });
+                format!("gave up: step {step} failed {failures} times{samples}")
+            }
+            _ if again.is_empty() => format!(
+                "gave up after {count} failures that never got beyond step {}",
+                strikes.furthest
+            ),
+            _ => format!("gave up after {count} failures in a row{again}"),
+        };
         Some(format!("{what}; the last: {}", strikes.causes.join("; ")))
+    }
+
+    /// The positions of what the step after this one trains on.
+    fn samples_of(&self, step: Step) -> Option<(u64, u64)> {
+        let (_, positions) = muster_plan::positions(&self.job.segments, step).ok()?;
+        Some((positions.start, positions.end))
+    }
+
+    /// Ends the job, and keeps what is known of the last failure.
+    pub fn give_up(&mut self, reason: String) {
+        let strikes = &self.volatile.strikes;
+        let step = strikes.deadly.map(|(step, _)| step);
+        let samples = step.and_then(|step| self.samples_of(step));
+        let scene = strikes.scene.as_ref();
+        let details = [
+            (
+                "failures",
+                strikes.count.max(strikes.without_advance).into(),
+            ),
+            ("step", step.map(Step::get).into()),
+            ("first_position", samples.map(|(first, _)| first).into()),
+            ("end_position", samples.map(|(_, end)| end).into()),
+            ("worker", scene.map(|it| it.worker.as_str()).into()),
+            ("node", scene.map(|it| it.node.as_str()).into()),
+            ("slot", scene.map(|it| it.slot).into()),
+            ("rank", scene.and_then(|it| it.rank).into()),
+            ("phase", scene.map(|it| it.phase.as_str()).into()),
+            ("causes", strikes.causes.clone().into()),
+        ];
+        self.announce("gave_up", self.standing(), reason.clone(), details);
+        self.fail(reason);
     }
 
     /// Puts out whoever has overrun a bound.
@@ -91,6 +151,7 @@ impl JobTurn<'_> {
             }
         }
         self.suspect();
+        self.watch();
         if self.job.phase == Phase::Active && !self.is_broken() {
             self.enforce_progress();
         }
@@ -98,15 +159,33 @@ impl JobTurn<'_> {
 
     /// Puts a culprit out, and counts it.
     pub fn put_out_for(&mut self, worker: &WorkerId, reason: String) {
+        let view = self.volatile.workers.get(worker);
+        let blame = match view.is_some_and(|view| view.node_lost_at.is_some()) {
+            true => Blame::Job,
+            false => Blame::Place,
+        };
+        self.put_out_with(worker, reason, blame);
+    }
+
+    /// Puts a worker out, and counts it, for the place too if that may be to blame.
+    pub fn put_out_with(&mut self, worker: &WorkerId, reason: String, blame: Blame) {
         let node = self
             .job
             .workers
             .get(worker)
             .map(|placement| placement.node.to_string())
             .unwrap_or_default();
-        let cause = format!("worker {worker} on node {node} {reason}");
-        let origin = self.origin(worker);
+        let scene = self.scene(worker);
+        let words = scene.as_ref().map_or(String::new(), Scene::words);
+        let cause = format!("worker {worker} on node {node} {reason} ({words})");
+        let (origin, is_spare) = (self.origin(worker), self.is_spare(worker));
         self.put_out(worker, cause.clone());
+        if let Some(scene) = scene.filter(|_| blame == Blame::Place) {
+            self.note_fault(scene, &cause);
+        }
+        if is_spare {
+            return self.spare_lost(worker, &cause);
+        }
         self.strike(cause, origin);
     }
 
@@ -179,8 +258,9 @@ impl JobTurn<'_> {
             && self.ran_out(self.volatile.round.since, options.fence_bound)
         {
             return Some(format!(
-                "did not answer Supersede within {} s",
-                options.fence_bound.as_secs()
+                "did not answer within {} s while generation {} was agreed on",
+                options.fence_bound.as_secs(),
+                self.job.generation
             ));
         }
         None

@@ -6,12 +6,14 @@ use crate::{
     job::Phase,
     job_turn::JobTurn,
     ledger::MARK_EVERY_STEPS,
-    liveness::Origin,
+    liveness::{Blame, Origin},
     mutation::{Mutation, is_planted},
 };
 
 /// Classes of failure that lie with the worker itself: taking it along would bring the failure along.
-const OWN_FAULT: [&str; 4] = ["memory", "data", "divergence", "state"];
+const OWN_FAULT: [&str; 4] = ["memory", "data", DIVERGENCE, "state"];
+/// It lies with what all train, and not with the place.
+const DIVERGENCE: &str = "divergence";
 
 impl JobTurn<'_> {
     /// A worker's control thread says something. Each message has an effect at most once, and one of a generation that is
@@ -32,10 +34,8 @@ impl JobTurn<'_> {
         }
         if generation > self.job.generation {
             // No coordinator of this journal has opened that generation.
-            return self.put_out_for(
-                worker,
-                format!("speaks of generation {generation}, which was never opened"),
-            );
+            let reason = format!("speaks of generation {generation}, which was never opened");
+            return self.put_out_with(worker, reason, Blame::Job);
         }
         let view = self.view(worker);
         view.generation = view.generation.max(generation);
@@ -146,6 +146,7 @@ impl JobTurn<'_> {
         view.told_supersede = None;
         view.told_form = None;
         view.told_leave = None;
+        view.watch = None;
         let spec_json = match serde_json::to_string(&self.job.submission.spec) {
             Ok(spec_json) => spec_json,
             Err(error) => {
@@ -330,6 +331,8 @@ impl JobTurn<'_> {
             volatile.strikes.furthest = step;
             volatile.strikes.without_advance = 0;
             volatile.strikes.causes.clear();
+            volatile.strikes.deadly = None;
+            volatile.strikes.scene = None;
         }
     }
 
@@ -350,7 +353,11 @@ impl JobTurn<'_> {
         let own_fault = OWN_FAULT.contains(&class) && !excused;
         let words = format!("failed in {phase} ({class}): {cause}");
         if own_fault {
-            return self.put_out_for(worker, words);
+            let blame = match class {
+                DIVERGENCE => Blame::Job,
+                _ => Blame::Place,
+            };
+            return self.put_out_with(worker, words, blame);
         }
         if self.job.phase != Phase::Active
             || excused
@@ -362,10 +369,11 @@ impl JobTurn<'_> {
             .round
             .failures
             .insert(worker.clone(), words.clone());
-        self.strike(
-            format!("worker {worker} {words}"),
-            Origin::Generation(generation),
-        );
+        let origin = Origin::Generation(generation);
+        // What a victim says is no evidence where the culprit is known.
+        if self.is_news(origin) {
+            self.strike(format!("worker {worker} {words}"), origin);
+        }
     }
 
     fn phase(&mut self, worker: &WorkerId, generation: Generation, phase: String, step: Step) {

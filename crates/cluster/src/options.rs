@@ -34,6 +34,10 @@ pub struct ClusterOptions {
     pub lost_probes: u64,
     /// As `deaf_probes`, where nobody else answers either but the worker's agent is within reach.
     pub lone_probes: u64,
+    /// Whoever is warm and waits to be needed is asked this often whether it is there.
+    pub watch_interval: Duration,
+    /// A newcomer that does not answer within this is left out of the generation that is being agreed on.
+    pub newcomer_bound: Duration,
     /// A rank that computes, or waits for its peers, is taken to hang after so long without a sign of life.
     pub hang_bound: Duration,
     /// As `hang_bound`, for one that waits for storage.
@@ -53,6 +57,10 @@ pub struct ClusterOptions {
     /// Attempts in a row that never got beyond the furthest step, after which the job fails: something on the way is
     /// deadly.
     pub max_failures_without_advance: u32,
+    /// So many workers that failed by themselves in one place, with no step committed there in between, and it is cordoned.
+    pub max_place_failures: u32,
+    /// Failures before that are forgotten.
+    pub fault_window: Duration,
     /// How often the committed history's extent is journaled while steps are committed.
     pub watermark_interval: Duration,
     /// How often a manifest is tried before its checkpoint is given up.
@@ -99,6 +107,8 @@ impl Default for ClusterOptions {
             deaf_probes: 3,
             lost_probes: 5,
             lone_probes: 25,
+            watch_interval: Duration::from_secs(1),
+            newcomer_bound: Duration::from_secs(1),
             hang_bound: Duration::from_secs(10),
             storage_hang_bound: Duration::from_secs(60),
             hang_factor: 20,
@@ -108,6 +118,8 @@ impl Default for ClusterOptions {
             backoff_max: Duration::from_secs(30),
             max_failures: 5,
             max_failures_without_advance: 20,
+            max_place_failures: 3,
+            fault_window: Duration::from_secs(600),
             watermark_interval: Duration::from_secs(5),
             manifest_attempts: 3,
             flux_bound: Duration::from_secs(10),

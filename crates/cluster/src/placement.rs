@@ -58,6 +58,7 @@ impl JobTurn<'_> {
     fn placement_reason(&self, share: Share) -> String {
         let cause = self.volatile.strikes.causes.last();
         match (share, cause) {
+            (Share::Spare, _) => "stands by, warm, until a worker is lost".into(),
             _ if self.job.generation.get() == 0 && cause.is_none() => "the job starts".into(),
             (Share::Gang, _) if self.job.requeued.is_some() => {
                 "the job's turn has come again".into()

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use muster_types::{JobId, Monotonic, WorkerId};
+use muster_types::{JobId, Monotonic, NodeName, WorkerId};
 
 use crate::{
     Cluster,
@@ -18,7 +18,8 @@ use crate::{
 /// - A gang that waits for jobs which it may not displace holds up the gangs behind it, so that none slips past it for
 ///   ever. One that the cluster is too small for, or that is over its user's quota, holds up nobody.
 /// - A job that has begun gets replacements even so, up to its gang: what died under it is no reason to wait in line.
-/// - What is left then is lent, in the same order.
+/// - What is left then is lent, in the same order; and after that, jobs that train get their spares. A spare counts as lent,
+///   is given back before anyone shrinks, and recalls nobody.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Slots to fill now.
@@ -38,6 +39,8 @@ pub(crate) enum Share {
     Gang,
     /// Nobody who waits could use it.
     Lent,
+    /// Nobody could train with it, either.
+    Spare,
 }
 
 /// A plan in the making.
@@ -75,6 +78,9 @@ impl Cluster {
         planner.untie();
         for index in 0..planner.contenders.len() {
             planner.lend(index);
+        }
+        for index in 0..planner.contenders.len() {
+            planner.lend_for_spares(index);
         }
         planner.plan
     }
@@ -219,6 +225,37 @@ impl Planner<'_> {
             let places = pool.free.drain(..count).collect();
             self.plan.placements.push((id, places, Share::Lent));
             self.promise(index, count);
+        }
+    }
+
+    /// Lends a job what not even growth has a use for, as far as can be on other nodes than its workers are on.
+    fn lend_for_spares(&mut self, index: usize) {
+        let headroom = self.headroom(index).unwrap_or(usize::MAX);
+        let contender = &self.contenders[index];
+        let is_idle = contender.leaving || contender.settling || contender.paused;
+        if is_idle || contender.recalled > 0 || contender.kept < contender.capacity {
+            return;
+        }
+        let (id, class) = (contender.id, contender.class);
+        let wanted = contender.capacity + contender.spares;
+        let count = wanted.saturating_sub(contender.kept).min(headroom);
+        let mut workers: BTreeMap<NodeName, usize> = BTreeMap::new();
+        let job = self.cluster.jobs.get(&id);
+        for placement in job.iter().flat_map(|entry| entry.job.workers.values()) {
+            *workers.entry(placement.node.clone()).or_default() += 1;
+        }
+        let pool = self.pools.entry(class).or_default();
+        let mut places = Vec::new();
+        while places.len() < count
+            && let Some(place) = pool.take_apart_from(&workers)
+        {
+            *workers.entry(place.0.clone()).or_default() += 1;
+            places.push(place);
+        }
+        if !places.is_empty() {
+            self.contenders[index].kept += places.len();
+            self.promise(index, places.len());
+            self.plan.placements.push((id, places, Share::Spare));
         }
     }
 

@@ -229,14 +229,17 @@ pub enum RecordKind {
         /// Over so many tokens.
         tokens: u64,
     },
-    /// Nothing new is placed on a node.
+    /// Nothing new is placed on a node, or on one of its slots.
     NodeCordoned {
         /// The node.
         node: NodeName,
+        /// The slot; absent where it is the whole node.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
         /// Why, in words.
         reason: String,
     },
-    /// The node may be used again.
+    /// The node may be used again, with all its slots.
     NodeUncordoned {
         /// The node.
         node: NodeName,

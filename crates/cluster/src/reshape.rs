@@ -51,7 +51,10 @@ impl JobTurn<'_> {
             return Some(reason.clone());
         }
         let is_new = |worker: &WorkerId| {
-            self.is_warm(worker) && !present.contains(worker) && !self.is_recalled(worker)
+            self.is_warm(worker)
+                && self.is_heard(worker)
+                && !present.contains(worker)
+                && !self.is_recalled(worker)
         };
         let newcomer = self.present().into_iter().find(is_new)?;
         (present.len() < self.job.capacity()).then(|| format!("worker {newcomer} is warm"))

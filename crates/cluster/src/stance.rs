@@ -2,6 +2,7 @@ use crate::{
     ClusterOptions, JobState,
     job::{Job, Phase},
     job_turn::is_finishing,
+    spares::spares,
     volatile::Volatile,
 };
 
@@ -50,10 +51,15 @@ pub(crate) fn stance(
     if standing {
         let world = job.members.len();
         if volatile.round.ready {
-            return (
-                JobState::Training,
-                format!("training on {world} {}", plural(world, "worker", "workers")),
-            );
+            let workers = plural(world, "worker", "workers");
+            let reason = match spares(job, volatile) {
+                0 => format!("training on {world} {workers}"),
+                count => {
+                    let spares = plural(count, "spare stands", "spares stand");
+                    format!("training on {world} {workers}; {count} {spares} by")
+                }
+            };
+            return (JobState::Training, reason);
         }
         let resume = job
             .resume

@@ -5,7 +5,7 @@ use muster_types::{
 
 use crate::{
     Cluster, JobState, Submission, cluster::JobEntry, job::Phase, job_turn::newest_step,
-    nodes::SlotClass, stance::stance, totals::Totals,
+    nodes::SlotClass, spares::is_spare, stance::stance, totals::Totals,
 };
 
 /// Where a job stands. The fields are those of `muster.v1.JobStatus`.
@@ -85,6 +85,8 @@ pub enum WorkerState {
     Starting,
     /// It may become a candidate.
     Warm,
+    /// It is warm, and stands by until a member is lost.
+    Spare,
     /// A generation is being agreed on with it.
     Candidate,
     /// It is in the formed generation.
@@ -99,6 +101,7 @@ impl WorkerState {
         match self {
             Self::Starting => "starting",
             Self::Warm => "warm",
+            Self::Spare => "spare",
             Self::Candidate => "candidate",
             Self::Member => "member",
             Self::Leaving => "leaving",
@@ -130,7 +133,7 @@ pub struct NodeStatus {
     pub slots_used: u32,
     /// `cuda` if any of its slots is a GPU, else `cpu`.
     pub device: String,
-    /// Why nothing new is placed on it; `None` where it is not cordoned.
+    /// Why nothing new is placed on it, or on some of its slots; `None` where it is not cordoned.
     pub cordon: Option<String>,
 }
 
@@ -245,7 +248,10 @@ impl Cluster {
         } else if candidate {
             WorkerState::Candidate
         } else if view.is_some_and(|view| view.warm) {
-            WorkerState::Warm
+            match is_spare(job, worker) {
+                true => WorkerState::Spare,
+                false => WorkerState::Warm,
+            }
         } else {
             WorkerState::Starting
         };
@@ -290,7 +296,7 @@ impl Cluster {
                 "cpu"
             }
             .to_owned(),
-            cordon: self.cordons.get(name).cloned(),
+            cordon: self.cordon_words(name),
         };
         let mut nodes: Vec<_> = self.nodes.known.iter().map(status).collect();
         // Cordoned ones are shown even where their agents have not come back since the coordinator started.
@@ -308,6 +314,18 @@ impl Cluster {
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         nodes
+    }
+
+    /// Why nothing new is placed on a node, or on some of its slots.
+    fn cordon_words(&self, node: &NodeName) -> Option<String> {
+        if let Some(reason) = self.cordons.get(node) {
+            return Some(reason.clone());
+        }
+        let slots = self.slot_cordons.iter().filter(|((it, _), _)| it == node);
+        let words: Vec<_> = slots
+            .map(|((_, slot), reason)| format!("slot {slot} only: {reason}"))
+            .collect();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     /// Whether a node was ever here: its agent has said hello, or one of its slots was used.

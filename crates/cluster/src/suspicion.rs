@@ -7,8 +7,11 @@ use std::time::Duration;
 use muster_types::{Monotonic, WorkerId};
 
 use crate::{
-    Activity, Order, ProbeAnswer, job::Phase, job_turn::JobTurn, liveness::Origin,
-    volatile::Suspicion,
+    Activity, Order, ProbeAnswer,
+    job::Phase,
+    job_turn::JobTurn,
+    liveness::{Blame, Origin},
+    volatile::{SpareFailures, Suspicion},
 };
 
 /// From so many durations on, it is known what is usual.
@@ -103,8 +106,21 @@ impl JobTurn<'_> {
         let newest = self.volatile.probes;
         let view = self.view(worker);
         let is_news = view.answer.is_none_or(|last| last.number < answer.number);
-        if is_news && answer.number <= newest {
-            view.answer = Some(answer);
+        if !is_news || answer.number > newest {
+            return;
+        }
+        view.answer = Some(answer);
+        if let Some(watch) = &mut view.watch {
+            // A later one may be on its way.
+            watch.unanswered = u64::from(watch.number > answer.number);
+            watch.since = watch.at;
+        }
+        let stands_by_since = view.attached_at.filter(|_| self.is_spare(worker));
+        let now = self.now.monotonic;
+        if stands_by_since.is_some_and(|since| now.since(since) >= self.options.backoff_max)
+            && self.volatile.spare_failures.count > 0
+        {
+            self.volatile().spare_failures = SpareFailures::default();
         }
     }
 
@@ -242,7 +258,7 @@ impl JobTurn<'_> {
         if let (true, Some((last, _))) = (again, answers.last()) {
             let reason =
                 format!("is out so that the others can go on: {reason}, for the second time");
-            return self.put_out_for(last, reason);
+            return self.put_out_with(last, reason, Blame::Job);
         }
         for (worker, _) in answers {
             self.view(worker).slow_in = Some(generation);

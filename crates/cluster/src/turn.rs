@@ -65,8 +65,9 @@ impl Turn {
             }
             Event::CancelRequested { job, reason } => self.with(job, |turn| turn.cancel(&reason)),
             Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
-            Event::CordonRequested { node, reason } => self.cordon(node, reason),
+            Event::CordonRequested { node, reason } => self.cordon(node, None, reason),
             Event::UncordonRequested { node } => self.uncordon(node),
+            Event::NodeUnfit { node, reason } => self.node_unfit(node, &reason),
             Event::AgentConnected(hello) => self.agent_connected(&hello),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),
             Event::WorkerStarted { worker, pid } => {
@@ -106,6 +107,7 @@ impl Turn {
             }
             Event::Tick => self.tick(),
         }
+        self.judge_places();
         // Placement looks at all jobs, so it is left out where nothing can have come of the event.
         if frees_slots || !self.decision.records.is_empty() {
             self.place();
@@ -272,36 +274,8 @@ impl Turn {
         }
     }
 
-    fn cordon(&mut self, node: NodeName, reason: String) {
-        if self.cluster.cordons.get(&node) == Some(&reason) {
-            return;
-        }
-        let words = match reason.as_str() {
-            "" => format!("nothing new is placed on node {node}"),
-            reason => format!("nothing new is placed on node {node}: {reason}"),
-        };
-        self.decide_on_node(
-            RecordKind::NodeCordoned {
-                node: node.clone(),
-                reason,
-            },
-            "node_cordoned",
-            &node,
-            &words,
-        );
-    }
-
-    fn uncordon(&mut self, node: NodeName) {
-        if !self.cluster.cordons.contains_key(&node) {
-            return;
-        }
-        let words = format!("node {node} is used again");
-        let kind = RecordKind::NodeUncordoned { node: node.clone() };
-        self.decide_on_node(kind, "node_uncordoned", &node, &words);
-    }
-
     /// Records what concerns a node, and lets the jobs that are not over know.
-    fn decide_on_node(&mut self, kind: RecordKind, event: &str, node: &NodeName, words: &str) {
+    pub fn decide_on_node(&mut self, kind: RecordKind, event: &str, node: &NodeName, words: &str) {
         let record = Record {
             at: self.now.wall,
             generation: Generation(0),

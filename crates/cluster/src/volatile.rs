@@ -5,7 +5,14 @@ use std::{
 
 use muster_types::{Generation, JobId, Monotonic, StateId, Step, WorkerId};
 
-use crate::{ProbeAnswer, ledger::Ledger, nodes::Nodes, pace::Pace, saves::Saves};
+use crate::{
+    ProbeAnswer,
+    faults::{Fault, Scene},
+    ledger::Ledger,
+    nodes::Nodes,
+    pace::Pace,
+    saves::Saves,
+};
 
 /// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
 ///
@@ -28,6 +35,9 @@ pub(crate) struct Volatile {
     pub ledger: Ledger,
     pub saves: Saves,
     pub strikes: Strikes,
+    pub spare_failures: SpareFailures,
+    /// Workers that failed by themselves lately.
+    pub faults: Vec<Fault>,
     pub round: Round,
     /// Since when enough workers are warm to open a generation.
     pub gathered_at: Option<Monotonic>,
@@ -86,6 +96,8 @@ pub(crate) struct View {
     pub answer: Option<ProbeAnswer>,
     /// The generation in which it found that states differ, and its own state's hash.
     pub diverged: Option<(Generation, u64)>,
+    /// How it answers while it waits to be needed; `None` where it was not asked on this stream.
+    pub watch: Option<Watch>,
 }
 
 impl View {
@@ -115,6 +127,7 @@ impl View {
             phase_in: Generation(0),
             answer: None,
             diverged: None,
+            watch: None,
         }
     }
 }
@@ -125,6 +138,10 @@ pub(crate) struct Round {
     pub generation: Generation,
     pub formed: bool,
     pub since: Monotonic,
+    /// The last probe's number before it began.
+    pub probes_before: u64,
+    /// How many candidates it was opened with; 0 where that is not known.
+    pub asked: usize,
     /// When a step was last committed, or a member's phase changed.
     pub moved_at: Monotonic,
     /// When a step was last committed.
@@ -161,6 +178,29 @@ pub(crate) struct Suspicion {
     pub named: bool,
 }
 
+/// Probes of a worker that waits to be needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Watch {
+    /// The last one's number.
+    pub number: u64,
+    /// When it was sent.
+    pub at: Monotonic,
+    /// How many in a row are not answered.
+    pub unanswered: u64,
+    /// When the first of those was sent.
+    pub since: Monotonic,
+}
+
+/// Spares that were lost in a row: none of them stood by for long.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SpareFailures {
+    pub count: u32,
+    /// In which generation the last one was lost.
+    pub generation: Generation,
+    /// No new one before.
+    pub retry_at: Option<Monotonic>,
+}
+
 /// Failures in a row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Strikes {
@@ -177,4 +217,8 @@ pub(crate) struct Strikes {
     pub retry_at: Option<Monotonic>,
     /// The last causes, oldest first.
     pub causes: Vec<String>,
+    /// At which step the last ones happened, and how many those were.
+    pub deadly: Option<(Step, u32)>,
+    /// Where the last worker was that failed by itself.
+    pub scene: Option<Scene>,
 }

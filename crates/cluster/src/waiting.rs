@@ -78,8 +78,8 @@ impl Cluster {
 
     fn offer_words(&self, waiting: &Waiting) -> String {
         let (mut usable, mut cordoned) = (0, 0);
-        for (node, _) in self.nodes.offered(waiting.class) {
-            if self.cordons.contains_key(node) {
+        for (node, slot) in self.nodes.offered(waiting.class) {
+            if self.is_cordoned(node, slot.index) {
                 cordoned += 1;
             } else {
                 usable += 1;
@@ -91,7 +91,7 @@ impl Cluster {
         };
         match cordoned {
             0 => usable,
-            count => format!("{usable} beside {count} on cordoned nodes"),
+            count => format!("{usable} beside {count} cordoned"),
         }
     }
 

@@ -72,7 +72,7 @@ async fn a_cordon_is_durable_and_keeps_new_workers_off() {
     assert_eq!((status.user.as_str(), status.priority), ("anna", -3));
     assert_eq!(
         status.state_reason,
-        "needs 1 cpu slot, the cluster offers none beside 2 on cordoned nodes"
+        "needs 1 cpu slot, the cluster offers none beside 2 cordoned"
     );
 
     drop(agent);

@@ -187,6 +187,9 @@ pub struct WorkersSpec {
     /// Never more; at least `min`, at most the slots of the batch (`global_batch / micro_batch`).
     #[schemars(range(min = 1))]
     pub max: u32,
+    /// Warm standbys beside `max` workers. One takes the place of a lost worker at once. They are placed once the job trains, on
+    /// slots that nobody else needs; they count for quotas, and are the first to be given back.
+    pub spares: u32,
     /// What they run on.
     pub device: DeviceKind,
     /// CPU threads a worker; 0: what its slot offers.
@@ -351,6 +354,7 @@ impl Default for WorkersSpec {
         Self {
             min: 1,
             max: 1,
+            spares: 0,
             device: DeviceKind::Auto,
             threads: 0,
             grace_seconds: 60,

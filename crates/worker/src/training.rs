@@ -50,6 +50,9 @@ pub enum Fatal {
     /// The machine's numerics cannot be set up.
     #[error("cannot set up libtorch: {0}")]
     Numerics(#[from] muster_ops::OpsError),
+    /// The device does not compute what it should. Its slot is to blame, and not the job.
+    #[error("self-test: {0}")]
+    SelfTest(#[from] muster_train::SelfTestError),
     /// A rank that is ill stays out: the coordinator replaces it.
     #[error(transparent)]
     Generation(#[from] GenerationError),
@@ -163,6 +166,7 @@ impl<'a> Worker<'a> {
             .join(&surroundings.identity.job);
         let fingerprint =
             muster_train::numerics::configure(surroundings.device, surroundings.threads)?;
+        muster_train::self_test(surroundings.device)?;
         let wrong = |source| Fatal::Data {
             path: spec.data.path.clone(),
             source,

@@ -2,6 +2,7 @@
 //! The core against a world of scripted agents and workers.
 
 mod accounting;
+mod calm;
 mod cases;
 mod fake;
 mod guard;
@@ -10,6 +11,7 @@ mod placing;
 mod queue;
 mod saving;
 mod sim;
+mod spares;
 mod suspicion;
 mod world;
 

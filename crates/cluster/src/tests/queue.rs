@@ -517,7 +517,7 @@ fn nothing_new_is_placed_on_a_cordoned_node_and_what_runs_there_goes_on() {
     world.settle_down();
     assert_eq!(
         world.status_of(2).state_reason,
-        "needs 2 cpu slots, the cluster offers 1 beside 2 on cordoned nodes"
+        "needs 2 cpu slots, the cluster offers 1 beside 2 cordoned"
     );
     assert!(
         world.preempted().is_empty(),
@@ -567,7 +567,7 @@ fn a_cordoned_gpu_node_makes_no_job_run_on_cpus() {
     assert_eq!(world.slots_of(1), 0);
     assert_eq!(
         world.status().state_reason,
-        "needs 1 cuda slot, the cluster offers none beside 1 on cordoned nodes"
+        "needs 1 cuda slot, the cluster offers none beside 1 cordoned"
     );
     world.uncordon("g");
     assert_eq!(world.slots_of(1), 1);

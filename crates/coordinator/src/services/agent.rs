@@ -92,6 +92,10 @@ async fn take(
             worker: WorkerId::new(exited.worker_id.clone()),
             exit: convert::exit(exited),
         },
+        Some(Kind::Unfit(unfit)) => Event::NodeUnfit {
+            node: node.clone(),
+            reason: unfit.reason,
+        },
         Some(Kind::Log(content)) => {
             logs.deliver(content);
             return Ok(());

@@ -7,9 +7,9 @@ use std::{path::Path, time::Duration};
 use muster_coordinator::{Coordinator, Handle, Options};
 use muster_data::{PrepareOptions, TokenizerChoice, prepare};
 use muster_proto::v1::{
-    AgentCommand, AgentHello, AgentMessage, Attach, Form, GetStatusRequest, JobStatus, Slot,
-    StartWorker, SubmitRequest, WorkerCommand, WorkerExited, WorkerMessage, WorkerStarted,
-    agent_command, agent_message, agent_service_client::AgentServiceClient,
+    Activity, AgentCommand, AgentHello, AgentMessage, Attach, Form, GetStatusRequest, JobStatus,
+    ProbeAnswer, Slot, StartWorker, SubmitRequest, WorkerCommand, WorkerExited, WorkerMessage,
+    WorkerStarted, agent_command, agent_message, agent_service_client::AgentServiceClient,
     job_service_client::JobServiceClient, store_service_client::StoreServiceClient, worker_command,
     worker_message, worker_service_client::WorkerServiceClient,
 };
@@ -233,7 +233,7 @@ pub struct Worker {
     pub id: String,
     pub generation: u64,
     outbound: mpsc::Sender<WorkerMessage>,
-    inbound: Streaming<WorkerCommand>,
+    inbound: mpsc::Receiver<Result<WorkerCommand, Status>>,
 }
 
 impl Worker {
@@ -252,11 +252,12 @@ impl Worker {
             kind: Some(worker_message::Kind::Attach(attach)),
         };
         outbound.send(first).await.unwrap();
-        let inbound = client
+        let stream = client
             .session(ReceiverStream::new(messages))
             .await
             .unwrap()
             .into_inner();
+        let inbound = answering_probes(stream, started.clone(), outbound.downgrade());
         let (job, id) = (started.job_id.clone(), started.worker_id.clone());
         Self {
             job,
@@ -284,8 +285,8 @@ impl Worker {
     }
 
     pub async fn maybe_next(&mut self) -> Option<WorkerCommand> {
-        let command = tokio::time::timeout(PATIENCE, self.inbound.message()).await;
-        command.expect("no command came").unwrap()
+        let command = tokio::time::timeout(PATIENCE, self.inbound.recv()).await;
+        command.expect("no command came").transpose().unwrap()
     }
 
     /// Takes the next command, which forms a generation, and enters it.
@@ -299,4 +300,42 @@ impl Worker {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// All commands of a stream but probes, which are answered at once, as a control thread does.
+fn answering_probes(
+    mut stream: Streaming<WorkerCommand>,
+    worker: WorkerStarted,
+    outbound: mpsc::WeakSender<WorkerMessage>,
+) -> mpsc::Receiver<Result<WorkerCommand, Status>> {
+    let (others, inbound) = mpsc::channel(64);
+    // Ends with the stream, or with the worker whose stream it is.
+    tokio::spawn(async move {
+        while let Some(command) = stream.message().await.transpose() {
+            let kind = command.as_ref().ok().and_then(|it| it.kind.as_ref());
+            let Some(worker_command::Kind::Probe(probe)) = kind else {
+                if others.send(command).await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let answer = ProbeAnswer {
+                number: probe.number,
+                activity: Activity::Idle.into(),
+                ..ProbeAnswer::default()
+            };
+            let message = WorkerMessage {
+                job_id: worker.job_id.clone(),
+                worker_id: worker.worker_id.clone(),
+                generation: 0,
+                kind: Some(worker_message::Kind::ProbeAnswer(answer)),
+            };
+            let Some(outbound) = outbound.upgrade() else {
+                return;
+            };
+            // Where nobody reads, the end of the stream says so.
+            let _ = outbound.send(message).await;
+        }
+    });
+    inbound
 }
