@@ -43,7 +43,7 @@ pub struct FileEntry {
 /// A tensor in a checkpoint shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorEntry {
-    /// `model.…`, `optimizer.exp_avg.…`, `optimizer.exp_avg_sq.…` or `optimizer.step`.
+    /// `model.…`, `optimizer.exp_avg.…`, `optimizer.exp_avg_sq.…`, `optimizer.step` or `guard.window`.
     pub name: String,
     /// safetensors' word for it: F32, BF16, I64 …
     pub dtype: String,

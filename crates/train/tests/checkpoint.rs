@@ -10,7 +10,7 @@ use muster_checkpoint::{Manifest, state_digest};
 use muster_train::{
     RestoreError, Snapshot, SnapshotError, Trainer, part_file_name, restore, restore_model,
 };
-use muster_types::{Rank, Seed, WorldSize};
+use muster_types::{Digest, Rank, Seed, WorldSize};
 use tch::Device;
 
 fn trained() -> Trainer {
@@ -58,6 +58,9 @@ fn a_state_comes_back_bit_for_bit_from_any_world_size_and_goes_on_alike() {
     }
 }
 
+/// Losses and norms of 64 steps, and their count, in double precision.
+const GUARD_BYTES: u64 = 8 * (2 * 64 + 1);
+
 #[test]
 fn a_snapshot_is_of_the_moment_it_was_taken() {
     let mut trainer = trained();
@@ -68,7 +71,7 @@ fn a_snapshot_is_of_the_moment_it_was_taken() {
     let mut manifest = save(&trainer, directory.path(), 1);
     assert_eq!(
         snapshot.bytes(),
-        4 * (3 * muster_arch::ParameterTable::new(&spec().model).elements() + 1)
+        4 * (3 * muster_arch::ParameterTable::new(&spec().model).elements() + 1) + GUARD_BYTES
     );
     manifest.files = vec![snapshot.write(directory.path()).unwrap()];
     restore(&mut trainer, directory.path(), &manifest).unwrap();
@@ -278,4 +281,35 @@ fn a_part_that_cannot_be_written_leaves_nothing_behind() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left, [name.as_str()]);
+}
+
+#[test]
+fn a_checkpoint_of_before_there_was_a_guard_is_read_and_the_window_fills_again() {
+    let mut trainer = trained();
+    let directory = tempfile::tempdir().unwrap();
+    let mut manifest = save(&trainer, directory.path(), 1);
+    for file in &mut manifest.files {
+        let path = directory.path().join(&file.file);
+        let old = std::fs::read(&path).unwrap();
+        let shard = safetensors::SafeTensors::deserialize(&old).unwrap();
+        let views = shard.tensors();
+        let kept = views.into_iter().filter(|(name, _)| name != "guard.window");
+        let new = safetensors::serialize(kept, None).unwrap();
+        std::fs::write(&path, &new).unwrap();
+        let shard = safetensors::SafeTensors::deserialize(&new).unwrap();
+        file.bytes = new.len() as u64;
+        file.digest = Digest::new(*blake3::hash(&new).as_bytes());
+        file.tensors.retain(|entry| entry.name != "guard.window");
+        // They are stated in the order of the file.
+        let place = |name: &str| shard.tensor(name).unwrap().data().as_ptr() as usize;
+        file.tensors.sort_by_key(|entry| place(&entry.name));
+    }
+    step(&mut trainer, 3, 24, 8, 2);
+    muster_train::restore(&mut trainer, directory.path(), &manifest).unwrap();
+    let window = trainer.tensors().unwrap().pop().unwrap();
+    assert_eq!(window.name, "guard.window");
+    assert_eq!(
+        window.tensor.abs().sum(tch::Kind::Double).double_value(&[]),
+        0.0
+    );
 }

@@ -323,5 +323,5 @@ fn a_journal_of_the_first_format_is_read_as_it_is_and_brought_up_when_written() 
     let mut journal = Journal::open(&path).unwrap();
     journal.replace(&[entry(None, "c")], &[1]).unwrap();
     assert_eq!(texts(&journal), [(2, "b".into()), (3, "c".into())]);
-    assert_eq!(version(), 2);
+    assert_eq!(version(), 3);
 }
