@@ -123,23 +123,20 @@ impl Line {
                 .and_then(|samples| before.start_position.get().checked_add(samples))
                 .map(Position),
         };
-        match self.skipping.take() {
-            Some(skip) => {
-                if expected.is_some_and(|expected| expected.get() != skip.start) {
-                    self.flaws.push(Flaw::OtherSkip {
-                        step,
-                        skipped: skip.clone(),
-                        expected: expected.unwrap_or_default(),
-                    });
-                }
-                expected = Some(Position(skip.end));
-                // What was planned from there on is replaced.
-                self.segments.retain(|older| older.start_step < step);
-                self.skips.push(skip);
+        if let Some(skip) = self.skipping.take() {
+            if expected.is_some_and(|expected| expected.get() != skip.start) {
+                self.flaws.push(Flaw::OtherSkip {
+                    step,
+                    skipped: skip.clone(),
+                    expected: expected.unwrap_or_default(),
+                });
             }
-            // One that starts no later than the one before is out of order; the plan says so.
-            None => {}
+            expected = Some(Position(skip.end));
+            // What was planned from there on is replaced.
+            self.segments.retain(|older| older.start_step < step);
+            self.skips.push(skip);
         }
+        // A segment that starts no later than the one before is out of order; the plan says so.
         match expected {
             None if self.segments.is_empty() => self.flaws.push(Flaw::LateStart { step }),
             Some(expected) if expected != segment.start_position => {

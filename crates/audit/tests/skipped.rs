@@ -93,7 +93,7 @@ fn what_a_rollback_discarded_counts_as_left_out_once() {
     let report = judge(vec![
         segment(0, 0),
         formed(1, StateId::INITIAL),
-        mark(state(1, 5), &[0..20]),
+        mark(state(1, 5), &[0..10, 10..20]),
         skipped(28..32),
         segment(7, 32),
         formed(2, state(1, 7)),
@@ -136,7 +136,7 @@ fn more_left_out_than_was_said_is_a_flaw_and_training_on_it_a_difference() {
         skipped(28..32),
         segment(7, 32),
         formed(2, state(1, 7)),
-        mark(state(2, STEPS), &[0..80]),
+        mark(state(2, STEPS), &[0..28, 28..80]),
     ]);
     assert_eq!(report.verdict(), Verdict::Differs);
 }
