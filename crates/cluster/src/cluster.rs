@@ -4,6 +4,7 @@ use muster_types::{JobId, Monotonic, NodeName, Now, StateId, WorkerId};
 
 use crate::{
     ClusterOptions, Command, Event, Note, Record, RecordKind, StepMetrics,
+    cordons::Cordon,
     job::Job,
     nodes::Nodes,
     turn::Turn,
@@ -20,9 +21,9 @@ pub struct Cluster {
     pub(crate) jobs: BTreeMap<JobId, JobEntry>,
     pub(crate) nodes: Arc<Nodes>,
     /// Nodes on which nothing new is placed, and why.
-    pub(crate) cordons: Arc<BTreeMap<NodeName, String>>,
+    pub(crate) cordons: Arc<BTreeMap<NodeName, Cordon>>,
     /// Single slots of other nodes, likewise.
-    pub(crate) slot_cordons: Arc<BTreeMap<(NodeName, u32), String>>,
+    pub(crate) slot_cordons: Arc<BTreeMap<(NodeName, u32), Cordon>>,
 }
 
 /// A job: what is on record, and what is merely known. Shared, so that a decision can try its consequences on a copy.
@@ -100,12 +101,21 @@ impl Cluster {
             );
         }
         match &record.kind {
-            RecordKind::NodeCordoned { node, slot, reason } => {
-                let (node, reason) = (node.clone(), reason.clone());
+            RecordKind::NodeCordoned {
+                node,
+                slot,
+                reason,
+                judged,
+            } => {
+                let cordon = Cordon {
+                    reason: reason.clone(),
+                    judged: *judged,
+                };
+                let node = node.clone();
                 match slot {
-                    None => Arc::make_mut(&mut self.cordons).insert(node, reason),
+                    None => Arc::make_mut(&mut self.cordons).insert(node, cordon),
                     Some(slot) => {
-                        Arc::make_mut(&mut self.slot_cordons).insert((node, *slot), reason)
+                        Arc::make_mut(&mut self.slot_cordons).insert((node, *slot), cordon)
                     }
                 };
             }

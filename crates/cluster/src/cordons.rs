@@ -11,8 +11,26 @@ use crate::{
     job::Phase,
     nodes::SlotClass,
     turn::Turn,
-    waiting::counted,
+    waiting::{Wait, Waiting, counted},
 };
+
+/// Why nothing new is placed somewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Cordon {
+    pub reason: String,
+    /// It was concluded from failures, so it gives way to a job that has no other place to go.
+    pub judged: bool,
+}
+
+impl Cordon {
+    /// One that a person or the node's own agent wants.
+    pub fn told(reason: String) -> Self {
+        Self {
+            reason,
+            judged: false,
+        }
+    }
+}
 
 /// Failures at a place that nobody else's explain.
 #[derive(Default)]
@@ -79,7 +97,13 @@ impl Turn {
         self.forgive();
         for suspect in self.suspects() {
             match self.who_needs(&suspect) {
-                None => self.cordon(suspect.node, suspect.slot, suspect.words),
+                None => {
+                    let cordon = Cordon {
+                        reason: suspect.words,
+                        judged: true,
+                    };
+                    self.cordon(suspect.node, suspect.slot, cordon);
+                }
                 // Nodes may be on their way. It is looked at again.
                 Some(_) if self.cluster.nodes.in_flux_until.is_some() => {}
                 Some(job) => self.tell_of(&suspect, job),
@@ -226,23 +250,49 @@ impl Turn {
         });
     }
 
+    /// Gives places back that were cordoned for failures, where a job waits that has no other place to go.
+    pub fn lift_cordons(&mut self) {
+        let cluster = &self.cluster;
+        let judged = cluster
+            .cordons
+            .values()
+            .chain(cluster.slot_cordons.values());
+        // Nodes may be on their way. It is looked at again.
+        if cluster.nodes.in_flux_until.is_some() || !judged.clone().any(|it| it.judged) {
+            return;
+        }
+        let plan = cluster.plan(self.now.monotonic);
+        let lifted = cluster.in_order().into_iter().find_map(|job| {
+            let waiting = plan.waits.get(&job)?;
+            Some((job, cluster.enough_to_lift(waiting)?))
+        });
+        let Some((job, nodes)) = lifted else {
+            return;
+        };
+        for node in nodes {
+            let why = format!("job {job} has no other place to go");
+            self.uncordon(node, &why);
+        }
+    }
+
     /// A node says itself that no worker could run on it.
     pub fn node_unfit(&mut self, node: NodeName, reason: &str) {
         if !self.cluster.cordons.contains_key(&node) {
             let words = format!("its agent's check of the machine failed: {reason}");
-            self.cordon(node, None, words);
+            self.cordon(node, None, Cordon::told(words));
         }
     }
 
     /// Has nothing new placed on a node, or on one slot of it.
-    pub fn cordon(&mut self, node: NodeName, slot: Option<u32>, reason: String) {
+    pub fn cordon(&mut self, node: NodeName, slot: Option<u32>, cordon: Cordon) {
         let known = match slot {
             None => self.cluster.cordons.get(&node),
             Some(slot) => self.cluster.slot_cordons.get(&(node.clone(), slot)),
         };
-        if known == Some(&reason) {
+        if known == Some(&cordon) {
             return;
         }
+        let Cordon { reason, judged } = cordon;
         let place = place_words(&node, slot);
         let words = match reason.as_str() {
             "" => format!("nothing new is placed on {place}"),
@@ -252,12 +302,13 @@ impl Turn {
             node: node.clone(),
             slot,
             reason,
+            judged,
         };
         self.decide_on_node(kind, "node_cordoned", &node, &words);
     }
 
     /// Has a node used again, with all its slots. What failed there is forgotten.
-    pub fn uncordon(&mut self, node: NodeName) {
+    pub fn uncordon(&mut self, node: NodeName, why: &str) {
         let mut slots = self.cluster.slot_cordons.keys();
         if !self.cluster.cordons.contains_key(&node) && !slots.any(|(it, _)| *it == node) {
             return;
@@ -267,7 +318,10 @@ impl Turn {
             let faults = &mut std::sync::Arc::make_mut(&mut entry.volatile).faults;
             faults.retain(|fault| fault.node != node);
         }
-        let words = format!("node {node} is used again");
+        let words = match why {
+            "" => format!("node {node} is used again"),
+            why => format!("node {node} is used again: {why}"),
+        };
         let kind = RecordKind::NodeUncordoned { node: node.clone() };
         self.decide_on_node(kind, "node_uncordoned", &node, &words);
     }
@@ -292,6 +346,37 @@ impl Cluster {
     /// Whether nothing new is placed on a slot.
     pub(crate) fn is_cordoned(&self, node: &NodeName, slot: u32) -> bool {
         self.cordons.contains_key(node) || self.slot_cordons.contains_key(&(node.clone(), slot))
+    }
+
+    /// The nodes whose cordons would have to be lifted for a job that the cluster is too small for without them.
+    fn enough_to_lift(&self, waiting: &Waiting) -> Option<Vec<NodeName>> {
+        let Wait::TooSmall { missing } = waiting.why else {
+            return None;
+        };
+        let mut gains: BTreeMap<&NodeName, (usize, usize)> = BTreeMap::new();
+        for (node, slot) in self.nodes.offered(waiting.class) {
+            let cordons = [
+                self.cordons.get(node),
+                self.slot_cordons.get(&(node.clone(), slot.index)),
+            ];
+            let mut cordons = cordons.into_iter().flatten().peekable();
+            if cordons.peek().is_some() && cordons.all(|cordon| cordon.judged) {
+                let (faults, slots) = gains.entry(node).or_default();
+                *faults += self.faults_at(node, slot.index);
+                *slots += 1;
+            }
+        }
+        let mut nodes: Vec<_> = gains.into_iter().collect();
+        nodes.sort_by_key(|(_, (faults, _))| *faults);
+        let mut found = 0;
+        let mut lifted = Vec::new();
+        for (node, (_, slots)) in nodes {
+            if found < missing {
+                found += slots;
+                lifted.push(node.clone());
+            }
+        }
+        (found >= missing).then_some(lifted)
     }
 
     /// How many failures speak against a slot.

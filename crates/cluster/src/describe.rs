@@ -253,7 +253,9 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             (event.generation, event.step) = (*generation, *step);
             event.details.clone_from(details);
         }
-        RecordKind::NodeCordoned { node, slot, reason } => {
+        RecordKind::NodeCordoned {
+            node, slot, reason, ..
+        } => {
             event.say("node_cordoned", reason);
             event.add("node", json!(node));
             if let Some(slot) = slot {

@@ -12,6 +12,7 @@ use crate::{
 impl Turn {
     /// Carries out what is planned: fills slots, and has others give theirs back.
     pub fn place(&mut self) {
+        self.lift_cordons();
         let mut plan = self.cluster.plan(self.now.monotonic);
         for (job, by, reason) in plan.preemptions {
             let words = self

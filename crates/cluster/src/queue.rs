@@ -105,11 +105,11 @@ impl Planner<'_> {
             self.contenders[index].paused,
         );
         let pool = self.pools.entry(class).or_default();
-        if need > pool.offered - usable {
+        if let Some(missing @ 1..) = need.checked_sub(pool.offered - usable) {
             if in_flux {
                 pool.blocked_by.get_or_insert(id);
             }
-            return self.wait(index, need, Wait::TooSmall);
+            return self.wait(index, need, Wait::TooSmall { missing });
         }
         if paused {
             // It soon tries again, and keeps its turn.

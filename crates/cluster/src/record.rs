@@ -238,6 +238,9 @@ pub enum RecordKind {
         slot: Option<u32>,
         /// Why, in words.
         reason: String,
+        /// It was concluded from failures, so it gives way to a job that has no other place to go.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        judged: bool,
     },
     /// The node may be used again, with all its slots.
     NodeUncordoned {

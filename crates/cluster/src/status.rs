@@ -309,7 +309,7 @@ impl Cluster {
                 slots: 0,
                 slots_used: used(name) as u32,
                 device: String::new(),
-                cordon: self.cordons.get(name).cloned(),
+                cordon: self.cordon_words(name),
             });
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
@@ -318,12 +318,12 @@ impl Cluster {
 
     /// Why nothing new is placed on a node, or on some of its slots.
     fn cordon_words(&self, node: &NodeName) -> Option<String> {
-        if let Some(reason) = self.cordons.get(node) {
-            return Some(reason.clone());
+        if let Some(cordon) = self.cordons.get(node) {
+            return Some(cordon.reason.clone());
         }
         let slots = self.slot_cordons.iter().filter(|((it, _), _)| it == node);
         let words: Vec<_> = slots
-            .map(|((_, slot), reason)| format!("slot {slot} only: {reason}"))
+            .map(|((_, slot), cordon)| format!("slot {slot} only: {}", cordon.reason))
             .collect();
         (!words.is_empty()).then(|| words.join("; "))
     }

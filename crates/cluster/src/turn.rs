@@ -7,7 +7,7 @@ use muster_types::{Generation, JobId, NodeName, Now, Position, Segment, Step, Wo
 
 use crate::{
     AgentHello, Cluster, Command, Decision, Event, Note, Order, Record, RecordKind, Submission,
-    job_turn::JobTurn, volatile::NoteKind,
+    cordons::Cordon, job_turn::JobTurn, volatile::NoteKind,
 };
 
 /// One event being decided: its consequences are tried on a copy, so that each sees those before it.
@@ -54,6 +54,7 @@ impl Turn {
             Event::AgentConnected(_)
                 | Event::AgentDisconnected { .. }
                 | Event::WorkerExited { .. }
+                | Event::ManifestDone { .. }
                 | Event::Tick
                 | Event::Submitted(_)
         );
@@ -65,8 +66,10 @@ impl Turn {
             }
             Event::CancelRequested { job, reason } => self.with(job, |turn| turn.cancel(&reason)),
             Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
-            Event::CordonRequested { node, reason } => self.cordon(node, None, reason),
-            Event::UncordonRequested { node } => self.uncordon(node),
+            Event::CordonRequested { node, reason } => {
+                self.cordon(node, None, Cordon::told(reason))
+            }
+            Event::UncordonRequested { node } => self.uncordon(node, ""),
             Event::NodeUnfit { node, reason } => self.node_unfit(node, &reason),
             Event::AgentConnected(hello) => self.agent_connected(&hello),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),

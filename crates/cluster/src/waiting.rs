@@ -21,8 +21,8 @@ pub(crate) struct Waiting {
 /// Why a job waits for slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The cluster does not offer so many.
-    TooSmall,
+    /// The cluster does not offer so many: beside those that the job has, so many are missing.
+    TooSmall { missing: usize },
     /// Its user's jobs hold as many as they may.
     Quota { quota: usize, held: usize },
     /// It pauses after a failure.
@@ -55,7 +55,9 @@ impl Cluster {
             counted(waiting.need, &format!("{more}{class} slot"))
         );
         Some(match waiting.why {
-            Wait::TooSmall => format!("{needs}, the cluster offers {}", self.offer_words(waiting)),
+            Wait::TooSmall { .. } => {
+                format!("{needs}, the cluster offers {}", self.offer_words(waiting))
+            }
             Wait::Quota { quota, held } => {
                 let user = self.user_words(job);
                 format!("over quota: {needs}; of at most {quota}, {user} {held}")

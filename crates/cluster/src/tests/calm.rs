@@ -218,6 +218,56 @@ fn the_last_place_that_a_job_can_go_to_is_not_cordoned() {
 }
 
 #[test]
+fn a_cordon_for_failures_gives_way_to_a_job_that_has_no_other_place() {
+    let mut world = on_two_nodes();
+    world.crash_on("b", 3);
+    assert_eq!(world.cordoned().len(), 1);
+    world.submit(2, spec(STEPS, 2, 2));
+    assert!(world.cordoned().is_empty(), "{:?}", world.cordoned());
+    let job = job_id(2);
+    let words = format!("node b is used again: job {job} has no other place to go");
+    let told = world.event("node_uncordoned");
+    assert!(told.iter().any(|it| it.reason == words), "{told:?}");
+    world.restart_coordinator();
+    world.reconnect();
+    world.deliver();
+    assert!(world.cordoned().is_empty(), "it is on record");
+    let is_done = |world: &World| {
+        let over = |number| world.status_of(number).state == JobState::Finished;
+        over(1) && over(2)
+    };
+    world.run_until(is_done);
+}
+
+#[test]
+fn a_cordon_stays_where_lifting_it_would_not_be_enough() {
+    let mut world = on_two_nodes();
+    world.crash_on("b", 3);
+    let cordoned = world.cordoned();
+    world.submit(2, spec(STEPS, 3, 3));
+    assert_eq!(world.cordoned(), cordoned);
+    let why = world.status_of(2).state_reason;
+    assert!(
+        why.contains("the cluster offers 1 beside 1 cordoned"),
+        "{why}"
+    );
+}
+
+#[test]
+fn what_people_cordon_stays_cordoned() {
+    let mut world = on_two_nodes();
+    world.crash_on("b", 3);
+    world.feed(Event::CordonRequested {
+        node: "b".into(),
+        reason: "its memory is replaced".into(),
+    });
+    world.submit(2, spec(STEPS, 2, 2));
+    assert_eq!(world.cordoned(), ["b: its memory is replaced"]);
+    world.wait(60);
+    assert_eq!(world.cordoned(), ["b: its memory is replaced"]);
+}
+
+#[test]
 fn a_job_that_fails_on_other_nodes_too_is_to_blame_itself() {
     let mut world = with_slots(&[("a", 1), ("b", 1), ("c", 1)], 3, 3);
     // None ever commits a step again.

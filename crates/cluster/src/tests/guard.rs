@@ -5,7 +5,7 @@ use muster_types::{Generation, Position, Rank, StateId, Step};
 use rstest::rstest;
 
 use super::world::{World, spec};
-use crate::{JobState, OpenCause, Part, RecordKind, ResumeSource, Trip, WorkerMessage};
+use crate::{Event, JobState, OpenCause, Part, RecordKind, ResumeSource, Trip, WorkerMessage};
 
 const STEPS: u64 = 30;
 
@@ -100,6 +100,34 @@ fn case_17_a_save_that_is_done_after_a_rollback_is_of_a_discarded_branch() {
     }
     world.deliver();
     assert_eq!(world.resumes()[1].state, back_to);
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(STEPS);
+}
+
+#[test]
+fn a_lost_worker_is_replaced_as_soon_as_the_save_of_a_discarded_branch_has_failed() {
+    let mut world = training(guarded(OnSpike::Rollback, 5), 13);
+    let step = world.status().step.get();
+    let members = world.job().members.clone();
+    world.storage_down = true;
+    for rank in [0, 1] {
+        let part = Part {
+            state: StateId::new(Generation(1), Step(step - 1)),
+            rank: Rank(rank),
+            world_size: 2,
+            file: super::fake::file(rank, 2),
+        };
+        world.message(&members[rank as usize], 1, WorkerMessage::PartWritten(part));
+    }
+    let failed = world.shell.pop_back().unwrap();
+    assert!(matches!(failed, Event::ManifestDone { .. }));
+    say(&mut world, trip(step, false, true));
+    world.kill(&members[1]);
+    world.deliver();
+    let placed = world.job().placed.len();
+    world.storage_down = false;
+    world.feed(failed);
+    assert_eq!(world.job().placed.len(), placed + 1, "no clock has to tick");
     assert_eq!(world.run_to_end(), JobState::Finished);
     world.check_finished(STEPS);
 }
