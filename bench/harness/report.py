@@ -1,5 +1,6 @@
 """bench/RESULTS.md out of the lines of a results file."""
 
+import math
 import statistics
 from collections import defaultdict
 
@@ -64,7 +65,7 @@ def render(rows):
     """The whole page."""
     lines = ["# First figures", ""]
     lines += [
-        "Made by `bench/run --render` from one run of `make bench`; each line of the results file is one run. Every"
+        "Made by `bench/run --render` from the results files beside it, in which each line is one run. Every"
         " cell is a median, with least and largest in brackets. [README.md](README.md) says what is measured and how.",
         "",
     ]
@@ -107,13 +108,11 @@ def about(rows):
         (row["side"], row["figures"]["parameters"]) for row in rows if row["figures"] and "parameters" in row["figures"]
     }
     counts = sorted({count for _, count in counted})
-    system = f"{hardware['memory_gib']} GiB, Linux {hardware['kernel']}, no GPU used"
     disturbed = sum(1 for row in rows if row["others_during"] > DISTURBED)
     facts = [
-        ("when", f"{first['at']} to {rows[-1]['at']}"),
-        ("commit", f"{first['commit']}; binaries say: {first['muster']}"),
-        ("machine", f"{hardware['cores']} cores of {hardware['cpu']}, {system}"),
+        *measured(rows),
         ("peers", first["peers"]),
+        ("system", f"{hardware['memory_gib']} GiB, Linux {hardware['kernel']}, no GPU used"),
         (
             "model",
             f"{' / '.join(f'{count:,}' for count in counts) or '–'} parameters"
@@ -133,6 +132,18 @@ def about(rows):
     if disturbed > len(rows) * TOLERATED:
         lines += ["**The machine was not quiet: these figures show that the benchmarks work, no more.**", ""]
     return lines
+
+
+def measured(rows):
+    """When, of what and where: for each state of the code and machine, the figures that were measured there."""
+    groups = defaultdict(list)
+    for row in rows:
+        hardware = row["hardware"]
+        machine = f"{hardware['cores']} cores of {hardware['cpu']}"
+        groups[row["commit"], row["muster"], machine].append(row)
+    for (commit, muster, machine), mine in groups.items():
+        figures = ", ".join(dict.fromkeys(row["figure"] for row in mine))
+        yield figures, f"{mine[0]['at']} to {mine[-1]['at']}; {machine}; commit {commit}; binaries say: {muster}"
 
 
 def throughput(rows):
@@ -236,8 +247,7 @@ def kills(rows):
     body = []
     for case in dict.fromkeys(row["case"] for row in rows):
         for side in dict.fromkeys(row["side"] for row in rows):
-            mine = [row["figures"] for row in rows if row["case"] == case and row["side"] == side and row["error"] is None]
-            found = [kill for figures in mine for kill in figures.get("kills", [figures])]
+            found = mine_of(rows, case, side)
             if not found:
                 continue
             lost = sorted(kill["next_step_s"] - kill["usual_step_s"] for kill in found)
@@ -253,6 +263,7 @@ def kills(rows):
                     percentiles(lost),
                     percentiles(alone),
                     percentiles(full),
+                    to_this(mine_of(rows, case, "muster"), found) if side != "muster" else "",
                     max(kill["redone"] for kill in found),
                     sum(kill.get("restarted", 0) for kill in found) if side == "muster" else "–",
                 )
@@ -264,17 +275,33 @@ def kills(rows):
         "next step less a usual one, s: median / 98 % / largest",
         "less a step of those left, s",
         "full world, s",
+        "Muster to this: next step, full world",
         "steps redone, at most",
         "survivors restarted",
     )
     return lines + table(header, body)
 
 
+def mine_of(rows, case, side):
+    """All kills of a side in a case, whether a run had one or many."""
+    figures = [row["figures"] for row in rows if row["case"] == case and row["side"] == side and row["error"] is None]
+    return [kill for one in figures for kill in one.get("kills", [one])]
+
+
+def to_this(ours, peers):
+    """Ratios of medians of what a kill costs; whole times, since what is left of a peer's after a usual step may be nothing."""
+    if not ours:
+        return "–"
+    of = lambda name: ratio([kill[name] for kill in ours], [kill[name] for kill in peers])
+    return f"**{of('next_step_s'):.3f}**, **{of('full_s'):.3f}**"
+
+
 def percentiles(found):
     """As `median / 98 % / largest` of sorted values."""
     if not found:
         return "–"
-    at = lambda share: found[min(len(found) - 1, int(share * len(found)))]
+    # The smallest that so many are not above: of 50 the 49th.
+    at = lambda share: found[math.ceil(share * len(found)) - 1]
     return f"{statistics.median(found):.3f} / {at(0.98):.3f} / {found[-1]:.3f}"
 
 

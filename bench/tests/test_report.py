@@ -74,6 +74,25 @@ class Page(unittest.TestCase):
         self.assertIn("hung \\| stuck", page)
         self.assertIn("| `submit` | 0.250 (0.250–0.250) |", page)
 
+    def test_many_kills_of_one_run_stand_beside_one_of_each_run(self):
+        ours = [{"next_step_s": 0.1 * n, "usual_step_s": 0.05, "full_s": 0.5, "redone": 0, "restarted": 0} for n in (1, 2, 3)]
+        theirs = {"next_step_s": 2.0, "usual_step_s": 0.05, "full_s": 2.5, "redone": 5}
+        page = report.render(
+            [row("kills", "muster", 0, {"kills": ours})] + [row("kills", "torchft", number, theirs) for number in range(2)]
+        )
+        self.assertIn("| Muster | 3 | 0.150 / 0.250 / 0.250 | – | 0.500 / 0.500 / 0.500 |  | 0 | 0 |", page)
+        self.assertIn("| 2 | 1.950 / 1.950 / 1.950 | – | 2.500 / 2.500 / 2.500 | **0.100**, **0.200** | 5 | – |", page)
+
+    def test_of_fifty_the_98th_percentile_is_the_49th(self):
+        self.assertEqual(report.percentiles([float(n) for n in range(1, 51)]), "25.500 / 49.000 / 50.000")
+
+    def test_says_what_was_measured_of_which_code(self):
+        old, new = speed("muster", 0, 1), row("submit", "muster", 0, None, "hung")
+        new["commit"] = "def"
+        page = report.render([old, new])
+        self.assertIn("| throughput | 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:00 UTC; 2 cores of a CPU; commit abc;", page)
+        self.assertIn("| submit | 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:00 UTC; 2 cores of a CPU; commit def;", page)
+
     def test_names_one_command_of_each_kind(self):
         page = report.render([speed(side, number, 1) for number in range(2) for side in ("muster", "torchrun")])
         self.assertIn("muster throughput 0\ntorchrun throughput 0\n```", page)
