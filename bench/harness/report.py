@@ -11,6 +11,7 @@ TOLERATED = 0.1
 SIDES = {
     "muster": "Muster",
     "muster-canonical": "Muster, canonical reduction",
+    "muster-comparing": "Muster, replicas compared after each step",
     "torchrun": "torchrun + DDP",
     "torchft": "torchft, its own timeouts",
     "torchft-short": "torchft, short timeouts",
@@ -325,6 +326,30 @@ def canonical(rows):
     return lines + table(header, body)
 
 
+# As `guard.compare_every_steps` is where nobody sets it.
+COMPARED_EVERY = 1000
+
+
+def replicas(rows):
+    lines = ["## What comparing replicas costs", ""]
+    body = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = [row for row in rows if row["case"] == case]
+        # By the clock, since what is compared is compared between two steps.
+        config = mine[0]["config"]
+        tokens = config["workers"] * config["slots"] * config["micro_batch"] * config["context"]
+        without, each = (
+            [1000 * tokens / rate for rate in values(mine, side, "tokens_per_second")] for side in ("muster", "muster-comparing")
+        )
+        if not without or not each:
+            continue
+        step, cost = statistics.median(without), statistics.median(each) - statistics.median(without)
+        share = cost / (COMPARED_EVERY * step)
+        body.append((case, spread(summary(without), 1), spread(summary(each), 1), f"{cost:.1f}", f"**{share:.4%}**"))
+    header = ("case", "step, ms", "step with a comparison, ms", "a comparison, ms", f"of all time, one in {COMPARED_EVERY} steps")
+    return lines + table(header, body)
+
+
 SECTIONS = (
     ("throughput", throughput),
     ("startup", startup),
@@ -332,6 +357,7 @@ SECTIONS = (
     ("submit", submit),
     ("kills", kills),
     ("canonical", canonical),
+    ("replicas", replicas),
 )
 
 

@@ -83,6 +83,15 @@ class Page(unittest.TestCase):
         self.assertIn("| Muster | 3 | 0.150 / 0.250 / 0.250 | – | 0.500 / 0.500 / 0.500 |  | 0 | 0 |", page)
         self.assertIn("| 2 | 1.950 / 1.950 / 1.950 | – | 2.500 / 2.500 / 2.500 | **0.100**, **0.200** | 5 | – |", page)
 
+    def test_a_comparison_costs_what_steps_take_longer_with_it(self):
+        speed = lambda side, number, step_ms: row("replicas", side, number, {"tokens_per_second": 1024 / step_ms * 1000})
+        rows = [speed("muster", number, 100.0 + number) for number in range(3)]
+        rows += [speed("muster-comparing", number, 111.0) for number in range(3)]
+        for one in rows:
+            one["config"] = {"workers": 2, "slots": 1, "micro_batch": 2, "context": 256}
+        page = report.render(rows)
+        self.assertIn("| 101.0 (100.0–102.0) | 111.0 (111.0–111.0) | 10.0 | **0.0099%** |", page)
+
     def test_of_fifty_the_98th_percentile_is_the_49th(self):
         self.assertEqual(report.percentiles([float(n) for n in range(1, 51)]), "25.500 / 49.000 / 50.000")
 
