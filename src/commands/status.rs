@@ -119,7 +119,7 @@ fn describe(status: &JobStatus) -> String {
 
 fn workers(status: &JobStatus) -> comfy_table::Table {
     let mut table = output::table([
-        "WORKER", "NODE", "SLOT", "PID", "RANK", "STATE", "STEP", "BATCH",
+        "WORKER", "NODE", "SLOT", "PID", "RANK", "STATE", "STEP", "BATCH", "OWN WORK",
     ]);
     for worker in &status.workers {
         let assigned = status
@@ -138,6 +138,7 @@ fn workers(status: &JobStatus) -> comfy_table::Table {
             words::known(assigned, |slots| {
                 format!("{}..{}", slots.first, slots.first + slots.count)
             }),
+            words::known(worker.slot_ms, |ms| format!("{ms:.1} ms a slot")),
         ]);
     }
     table

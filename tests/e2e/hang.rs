@@ -1,6 +1,14 @@
 //! Processes and threads that stop without ending: who is to blame, and how soon.
 
-use std::{fs, thread};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use nix::{
     sys::{
@@ -93,4 +101,68 @@ fn a_training_thread_that_hangs_is_found_although_its_process_answers() {
     );
     assert_eq!(run.wait(), Some(0), "{}", run.printed());
     assert_one_history(&bench.metrics("out"), STEPS);
+}
+
+/// Lets a process have a tenth of its time, while this is alive.
+struct Throttle {
+    over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Throttle {
+    fn start(pid: u32) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                send(pid, Signal::SIGSTOP);
+                thread::sleep(Duration::from_millis(9));
+                send(pid, Signal::SIGCONT);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self {
+            over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn a_slow_rank_is_named_and_nobody_is_put_out() {
+    let bench = Bench::new();
+    let long = format!("train.steps={STEPS}");
+    let mut run = bench.run("out", &["--workers", "2", "--set", &long]);
+    let url = run.url();
+    let before = training(&url, 2, 40);
+    let victim = worker_of(&url, before[1]);
+    let throttle = Throttle::start(before[1]);
+    let named = eventually("a slow rank", || {
+        let mut events = events(&url);
+        events.retain(|event| event["kind"] == "slow_rank");
+        events.pop()
+    });
+    drop(throttle);
+    let reason = named["reason"].as_str().unwrap();
+    assert!(reason.contains(&victim), "{reason}");
+    assert_eq!(named["rank"], 1);
+    let shown = status(&url);
+    let workers = shown["workers"].as_array().unwrap();
+    let own_work = |rank: u64| {
+        let worker = workers.iter().find(|it| it["rank"] == rank).unwrap();
+        worker["slot_ms"].as_f64().unwrap()
+    };
+    assert!(own_work(0) > 0.0 && own_work(1) > own_work(0), "{shown}");
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_one_history(&bench.metrics("out"), STEPS);
+    assert!(!run.printed().contains("was put out"), "{}", run.printed());
 }

@@ -26,8 +26,11 @@ use crate::{
     },
 };
 
+/// What the coordinator has to be told where nobody is asked who they are.
+pub const OPEN: &[&str] = &["--insecure"];
+
 /// Namespaces on one switch. All are gone when this is dropped.
-struct Machines {
+pub struct Machines {
     tag: String,
     names: Vec<&'static str>,
     /// Those that are not as good as the rest.
@@ -36,7 +39,7 @@ struct Machines {
 
 impl Machines {
     /// `None` where the system does not allow it.
-    fn new(tag: &str, names: &[&'static str]) -> Option<Self> {
+    pub fn new(tag: &str, names: &[&'static str]) -> Option<Self> {
         let tag = format!("muster-{tag}-{}", std::process::id());
         let machines = Self {
             tag,
@@ -124,7 +127,7 @@ impl Machines {
     }
 
     /// Nobody is told: packets are lost, as when a cable is pulled somewhere behind a switch.
-    fn pull(&self, name: &str) {
+    pub fn pull(&self, name: &str) {
         must(&[
             "-n",
             &self.switch(),
@@ -135,25 +138,30 @@ impl Machines {
         ]);
     }
 
-    fn plug_in(&self, name: &str) {
+    pub fn plug_in(&self, name: &str) {
         let (switch, port) = (self.switch(), self.port(name));
         must(&["-n", &switch, "link", "set", &port, "master", "switch"]);
     }
 
-    /// A coordinator on the first machine, and an agent with one slot on each of the others. From here on, this thread's
+    /// What one machine sends to another is dropped on the way; `change` is `add` or `del`.
+    pub fn blackhole(&self, change: &str, from: &str, to: &str) {
+        let there = format!("{}/32", address(self.index(to)));
+        must(&["-n", &self.of(from), "route", change, "blackhole", &there]);
+    }
+
+    /// A coordinator on the first machine, and an agent with so many slots on each of the others. From here on, this thread's
     /// commands run on the first machine.
-    fn cluster(&self, bench: &Bench) -> Cluster {
+    pub fn cluster(&self, bench: &Bench, slots: &str) -> Cluster {
         within(Some(self.of(self.names[0])));
-        let mut cluster =
-            Cluster::start_at(bench, &format!("{}:7070", address(0)), &["--insecure"]);
+        let mut cluster = Cluster::start_at(bench, &format!("{}:7070", address(0)), OPEN);
         cluster.agents = self.names[1..]
             .iter()
-            .map(|name| self.agent(bench, &cluster.url, name))
+            .map(|name| self.agent(bench, &cluster.url, name, slots))
             .collect();
         cluster
     }
 
-    fn agent(&self, bench: &Bench, url: &str, name: &str) -> Process {
+    pub fn agent(&self, bench: &Bench, url: &str, name: &str, slots: &str) -> Process {
         within(Some(self.of(name)));
         let data = bench.text(name);
         let arguments = [
@@ -161,7 +169,7 @@ impl Machines {
             "--coordinator",
             url,
             "--slots",
-            "1",
+            slots,
             "--name",
             name,
             "--data-dir",
@@ -228,7 +236,7 @@ fn a_job_over_three_machines_outlives_a_pulled_cable_and_a_dead_machine() {
     let Some(machines) = Machines::new("cut", &["head", "a", "b", "c"]) else {
         return;
     };
-    let mut cluster = machines.cluster(&bench);
+    let mut cluster = machines.cluster(&bench, "1");
     let job = cluster.submit(
         &bench,
         &["--set", "train.steps=1000000", "--set", "workers.max=3"],
@@ -287,6 +295,48 @@ fn a_job_over_three_machines_outlives_a_pulled_cable_and_a_dead_machine() {
 }
 
 #[test]
+fn a_machine_that_only_its_peers_do_not_reach_is_found_and_done_without() {
+    let bench = Bench::new();
+    let Some(machines) = Machines::new("split", &["head", "a", "b", "c"]) else {
+        return;
+    };
+    let cluster = machines.cluster(&bench, "1");
+    cluster.submit(
+        &bench,
+        &["--set", "train.steps=1000000", "--set", "workers.max=3"],
+    );
+    let first = training(&cluster.url, 3, 20);
+    let before = status(&cluster.url);
+    let cut = on(&before, "b").unwrap();
+    for peer in ["a", "c"] {
+        machines.blackhole("add", "b", peer);
+    }
+    let blamed = eventually("someone to be blamed", || {
+        let events = events(&cluster.url);
+        let expelled = events.iter().find(|it| it["kind"] == "expelled")?;
+        Some(expelled["reason"].as_str().unwrap().to_owned())
+    });
+    assert!(
+        blamed.contains("on node b is the culprit") && blamed.contains("no connection can be made"),
+        "{blamed}"
+    );
+    let two = eventually("the others' steps without b", || {
+        let now = status(&cluster.url);
+        let pids = members(&now);
+        let moved = now["step"].as_u64() > before["step"].as_u64();
+        (now["state"] == "training" && pids.len() == 2 && moved).then_some(pids)
+    });
+    assert!(two.iter().all(|pid| first.contains(pid)) && !two.contains(&cut));
+    for peer in ["a", "c"] {
+        machines.blackhole("del", "b", peer);
+    }
+    eventually("three machines again", || {
+        let now = status(&cluster.url);
+        (now["state"] == "training" && members(&now).len() == 3).then_some(())
+    });
+}
+
+#[test]
 fn a_slow_and_lossy_network_costs_time_and_nothing_else() {
     let bench = Bench::new();
     let Some(mut machines) = Machines::new("lossy", &["head", "a", "b", "c"]) else {
@@ -305,7 +355,7 @@ fn a_slow_and_lossy_network_costs_time_and_nothing_else() {
     for name in workers {
         machines.make_worse(name, flaws);
     }
-    let cluster = machines.cluster(&bench);
+    let cluster = machines.cluster(&bench, "1");
     let head = format!("{}:7070", address(0)).parse().unwrap();
     for name in workers {
         let trip = machines.round_trip(name, head);
@@ -350,7 +400,7 @@ fn where_all_machines_of_a_job_are_gone_it_resumes_on_another_one() {
     let Some(machines) = Machines::new("all", &["head", "a", "b", "new"]) else {
         return;
     };
-    let mut cluster = machines.cluster(&bench);
+    let mut cluster = machines.cluster(&bench, "1");
     // The third machine comes later.
     drop(cluster.agents.pop());
     cluster.submit(
@@ -364,7 +414,7 @@ fn where_all_machines_of_a_job_are_gone_it_resumes_on_another_one() {
         cluster.agents.pop().unwrap().signal(Signal::SIGKILL);
         kill_worker_and_shim(on(&there, name).unwrap());
     }
-    let agent = machines.agent(&bench, &cluster.url, "new");
+    let agent = machines.agent(&bench, &cluster.url, "new", "1");
     cluster.agents.push(agent);
     let now = eventually("steps on the new machine", || {
         let now = status(&cluster.url);

@@ -121,6 +121,13 @@ pub enum Order {
         /// To be said in the answer.
         number: u64,
     },
+    /// All wait for each other: try to connect to some of them.
+    Reach {
+        /// To be said in the answer.
+        number: u64,
+        /// Who, and where.
+        peers: Vec<(WorkerId, String)>,
+    },
     /// The part is on record.
     PartAcknowledged {
         /// The part's state.

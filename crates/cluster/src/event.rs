@@ -171,11 +171,15 @@ pub enum WorkerMessage {
         warm: bool,
         /// Under which numerics it computes.
         numerics_fingerprint: String,
+        /// Where peers see whether they reach it; empty where it cannot say.
+        reach_address: String,
     },
     /// Ready to be a candidate.
     Warm {
         /// Under which numerics it computes.
         numerics_fingerprint: String,
+        /// Where peers see whether they reach it; empty where it cannot say.
+        reach_address: String,
     },
     /// No commit happens in `superseded` any more.
     Fenced {
@@ -263,6 +267,13 @@ pub enum WorkerMessage {
     },
     /// The control thread's answer to a probe.
     ProbeAnswer(ProbeAnswer),
+    /// It has tried to connect to some of its peers.
+    Reached {
+        /// The number of the question.
+        number: u64,
+        /// Where that was in vain.
+        unreachable: Vec<WorkerId>,
+    },
     /// A step looks wrong, to all ranks alike.
     Tripped(Trip),
     /// The ranks' states were compared between two steps, and differ.
@@ -381,6 +392,10 @@ pub struct StepMetrics {
     pub evidence: u64,
     /// How many samples that was.
     pub samples: u64,
+    /// Work of the reporting rank's own for each slot of the batch that it trained, without what it waited for others; zero where that
+    /// is not known, as on a GPU.
+    #[serde(default)]
+    pub slot_ms: f64,
 }
 
 /// A durable part of a checkpoint.

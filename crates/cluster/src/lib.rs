@@ -36,12 +36,14 @@ mod pace;
 mod placement;
 mod preempt;
 mod queue;
+mod reach;
 mod record;
 mod reshape;
 mod saves;
 mod spares;
 mod stance;
 mod status;
+mod straggler;
 mod superseded;
 mod suspicion;
 #[cfg(test)]

@@ -49,10 +49,12 @@ impl JobTurn<'_> {
                 holdings,
                 warm,
                 numerics_fingerprint,
+                reach_address,
             } => {
                 let view = self.view(worker);
                 view.pid = Some(pid);
                 view.address = collective_address;
+                view.reach_address = reach_address;
                 view.holdings = holdings;
                 view.step = holdings.map(|state| state.step).or(view.step);
                 self.attached(worker);
@@ -62,7 +64,11 @@ impl JobTurn<'_> {
             }
             WorkerMessage::Warm {
                 numerics_fingerprint,
-            } => self.warm(worker, numerics_fingerprint),
+                reach_address,
+            } => {
+                self.view(worker).reach_address = reach_address;
+                self.warm(worker, numerics_fingerprint);
+            }
             WorkerMessage::Fenced {
                 superseded,
                 holdings,
@@ -123,6 +129,10 @@ impl JobTurn<'_> {
                 self.evaluated(generation, step, validation_loss, tokens);
             }
             WorkerMessage::ProbeAnswer(answer) => self.probed(worker, answer),
+            WorkerMessage::Reached {
+                number,
+                unreachable,
+            } => self.reached(worker, number, unreachable),
             WorkerMessage::Tripped(trip) if current => self.tripped(trip),
             WorkerMessage::Diverged { step, state_hash } if current => {
                 self.diverged(worker, step, state_hash);
@@ -256,6 +266,10 @@ impl JobTurn<'_> {
             || metrics.step > self.job.total_steps()
         {
             return;
+        }
+        let is_news = self.view(worker).step < Some(metrics.step);
+        if is_news && generation == self.job.generation {
+            self.note_own_work(worker, metrics);
         }
         let view = self.view(worker);
         view.step = view.step.max(Some(metrics.step));

@@ -61,6 +61,10 @@ pub struct ClusterOptions {
     pub max_place_failures: u32,
     /// Failures before that are forgotten.
     pub fault_window: Duration,
+    /// How long members may take to say whom of each other they reach.
+    pub reach_bound: Duration,
+    /// A rank is slow whose own work takes more than so many hundredths of the median of all ranks.
+    pub slow_percent: u32,
     /// How often the committed history's extent is journaled while steps are committed.
     pub watermark_interval: Duration,
     /// How often a manifest is tried before its checkpoint is given up.
@@ -120,6 +124,8 @@ impl Default for ClusterOptions {
             max_failures_without_advance: 20,
             max_place_failures: 3,
             fault_window: Duration::from_secs(600),
+            reach_bound: Duration::from_secs(4),
+            slow_percent: 150,
             watermark_interval: Duration::from_secs(5),
             manifest_attempts: 3,
             flux_bound: Duration::from_secs(10),

@@ -76,6 +76,8 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// The newest step that it has committed.
     pub step: Option<Step>,
+    /// Work of its own for each slot of the batch, ms: the median of the last steps of the generation, once known.
+    pub slot_ms: Option<f64>,
 }
 
 /// What a worker is about.
@@ -263,6 +265,7 @@ impl Cluster {
             rank: rank.map(|rank| Rank(rank as u32)),
             state,
             step: view.and_then(|view| view.step),
+            slot_ms: view.and_then(|view| view.own_work.slot_ms(job.generation)),
         })
     }
 

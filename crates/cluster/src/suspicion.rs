@@ -11,6 +11,7 @@ use crate::{
     job::Phase,
     job_turn::JobTurn,
     liveness::{Blame, Origin},
+    reach::Reached,
     volatile::{SpareFailures, Suspicion},
 };
 
@@ -91,6 +92,7 @@ impl JobTurn<'_> {
             first: number,
             asked_at: now,
             named: false,
+            reach: None,
         });
         suspicion.asked_at = now;
         self.ran_out(now, self.options.probe_interval);
@@ -180,6 +182,17 @@ impl JobTurn<'_> {
         }
         if !stuck.is_empty() {
             return true;
+        }
+        let waits = |answer: &ProbeAnswer| answer.activity.waits_for_peers();
+        if answers.iter().all(|(_, answer)| waits(answer)) {
+            match self.ask_who_reaches_whom() {
+                Reached::Asking => return false,
+                Reached::Broken => {
+                    self.put_out_the_cut_off(since);
+                    return true;
+                }
+                Reached::All => {}
+            }
         }
         if answers.iter().all(|(_, answer)| self.is_entangled(answer)) {
             self.disentangle(&answers, still);

@@ -11,7 +11,9 @@ use crate::{
     ledger::Ledger,
     nodes::Nodes,
     pace::Pace,
+    reach::Reach,
     saves::Saves,
+    straggler::OwnWork,
 };
 
 /// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
@@ -68,6 +70,8 @@ pub(crate) struct View {
     /// Since when its agent is out of reach.
     pub node_lost_at: Option<Monotonic>,
     pub address: String,
+    /// Where peers see whether they reach it; empty where it cannot say.
+    pub reach_address: String,
     pub warm: bool,
     /// Under which numerics it computes; empty until it is warm.
     pub fingerprint: String,
@@ -98,6 +102,7 @@ pub(crate) struct View {
     pub diverged: Option<(Generation, u64)>,
     /// How it answers while it waits to be needed; `None` where it was not asked on this stream.
     pub watch: Option<Watch>,
+    pub own_work: OwnWork,
 }
 
 impl View {
@@ -110,6 +115,7 @@ impl View {
             disconnected_at: None,
             node_lost_at: None,
             address: String::new(),
+            reach_address: String::new(),
             warm: false,
             fingerprint: String::new(),
             generation: Generation(0),
@@ -128,6 +134,7 @@ impl View {
             answer: None,
             diverged: None,
             watch: None,
+            own_work: OwnWork::default(),
         }
     }
 }
@@ -176,6 +183,8 @@ pub(crate) struct Suspicion {
     pub asked_at: Monotonic,
     /// It was said whom the others wait for.
     pub named: bool,
+    /// All wait for each other, and are asked whether they reach each other.
+    pub reach: Option<Reach>,
 }
 
 /// Probes of a worker that waits to be needed.

@@ -357,6 +357,7 @@ mod tests {
                 step_ms: 250.0,
                 evidence: 7,
                 samples: 8,
+                slot_ms: 0.0,
             };
             let state = StateId::new(Generation(generation), Step(step));
             files.committed(CommittedStep {

@@ -54,6 +54,7 @@ impl Running {
             worker
                 .say(worker_message::Kind::Warm(Warm {
                     numerics_fingerprint: "f".into(),
+                    reach_address: String::new(),
                 }))
                 .await;
             workers.push(worker);
@@ -220,6 +221,7 @@ fn attach(pid: u32, holdings: Option<StateId>) -> Attach {
         holdings,
         warm: holdings.is_some(),
         numerics_fingerprint: "f".into(),
+        reach_address: String::new(),
     }
 }
 

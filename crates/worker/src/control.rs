@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     agreement::Requests,
+    reach::unreachable,
     shared::{Directive, Outgoing, Shared},
 };
 
@@ -62,7 +63,7 @@ pub struct Control {
     said: mpsc::UnboundedReceiver<Outgoing>,
     generation: Generation,
     started: bool,
-    warm: Option<String>,
+    warm: Option<v1::Warm>,
     rank_zero: bool,
     report_every: Duration,
     unsent_steps: Vec<v1::StepMetrics>,
@@ -224,6 +225,7 @@ impl Control {
     }
 
     fn attach(&self) -> WorkerMessage {
+        let warm = self.warm.clone().unwrap_or_default();
         self.envelope(
             self.generation,
             Kind::Attach(v1::Attach {
@@ -231,7 +233,8 @@ impl Control {
                 collective_address: self.identity.collective_address.clone(),
                 holdings: self.shared.fence.holdings().map(to_proto),
                 warm: self.warm.is_some(),
-                numerics_fingerprint: self.warm.clone().unwrap_or_default(),
+                numerics_fingerprint: warm.numerics_fingerprint,
+                reach_address: warm.reach_address,
             }),
         )
     }
@@ -272,7 +275,7 @@ impl Control {
                     Vec::new()
                 };
             }
-            Kind::Warm(warm) => self.warm = Some(warm.numerics_fingerprint.clone()),
+            Kind::Warm(warm) => self.warm = Some(warm.clone()),
             Kind::Ready(_)
             | Kind::Failed(_)
             | Kind::AtBoundary(_)
@@ -378,6 +381,16 @@ impl Control {
                 return Ok(vec![
                     self.envelope(self.generation, Kind::ProbeAnswer(answer)),
                 ]);
+            }
+            Order::Reach(reach) => {
+                let (shared, generation) = (Arc::clone(&self.shared), self.generation);
+                tokio::spawn(async move {
+                    let reached = v1::Reached {
+                        number: reach.number,
+                        unreachable: unreachable(reach.peers).await,
+                    };
+                    shared.say(generation, Kind::Reached(reached));
+                });
             }
             Order::Reconfigure(_) | Order::SaveNow(_) => {}
         }

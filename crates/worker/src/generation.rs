@@ -10,7 +10,7 @@ use muster_spec::{self as spec, OnSpike, RunSpec};
 use muster_store::Location;
 use muster_train::{CanonicalSum, Reduction, Scores, SlotOrder, Snapshot, Trainer, Verdict};
 use muster_types::{Generation, Rank, StateId, Step};
-use tch::Tensor;
+use tch::{Device, Tensor};
 use tokio::runtime::Handle;
 use tracing::{debug, info};
 
@@ -202,6 +202,8 @@ impl<'a> Member<'a> {
             _ => None,
         };
         let mut mine = Agreement::default();
+        // What was evaluated since the last step is none of this one's.
+        bench.shared.pulse.take_own_work();
         bench.trainer.begin_step()?;
         if let Some(sum) = &mut self.canonical {
             sum.begin();
@@ -260,6 +262,12 @@ impl<'a> Member<'a> {
         shared.fence.commit(generation, step.next(), || {
             let update = trainer.apply(step, all.loss.tokens, loss)?;
             let step_ms = start.elapsed().as_secs_f64() * 1e3;
+            let own_work = shared.pulse.take_own_work();
+            // A GPU works on while this thread waits for it and for others alike.
+            let slot_ms = match trainer.device() {
+                Device::Cpu => own_work.as_secs_f64() * 1e3 / f64::from(slots.count),
+                _ => 0.0,
+            };
             debug!(step = step.next().get(), loss, step_ms, "committed");
             // Said under the fence, so that whoever raises it finds the report of what this rank then states to hold.
             let metrics = v1::StepMetrics {
@@ -271,6 +279,7 @@ impl<'a> Member<'a> {
                 step_ms,
                 evidence: all.evidence,
                 samples: all.samples,
+                slot_ms,
             };
             let steps = vec![metrics];
             shared.say(generation, Kind::Report(v1::Report { steps }));
@@ -449,7 +458,7 @@ fn control(group: Option<&Group>, mine: Agreement) -> Result<Agreement, Generati
     // On a GPU this read waits for the collective; only then can its communicator say whether it went well.
     let mut sums = [0; LENGTH];
     vector
-        .f_to_device(tch::Device::Cpu)?
+        .f_to_device(Device::Cpu)?
         .f_copy_data(&mut sums, LENGTH)?;
     group.check()?;
     Ok(Agreement::from_vector(sums))

@@ -10,6 +10,7 @@ mod generation;
 mod heal;
 mod membership;
 mod pulse;
+mod reach;
 mod rendezvous;
 mod report;
 mod saver;

@@ -32,6 +32,8 @@ struct Inner {
     at: Instant,
     /// The longest quiet lately, by activity.
     usual: [Duration; ACTIVITIES],
+    /// In work of its own, since that was last asked.
+    own_work: Duration,
 }
 
 /// A look at the training thread.
@@ -52,6 +54,7 @@ impl Default for Pulse {
                 activity: Activity::Idle,
                 at: Instant::now(),
                 usual: [Duration::ZERO; ACTIVITIES],
+                own_work: Duration::ZERO,
             }),
             reduces: AtomicBool::new(false),
         }
@@ -94,6 +97,13 @@ impl Pulse {
         }
     }
 
+    /// For how long it has read and computed since this was last asked, and not waited for others.
+    pub fn take_own_work(&self) -> Duration {
+        let mut inner = self.lock();
+        inner.beat(Instant::now());
+        std::mem::take(&mut inner.own_work)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,8 +120,12 @@ pub enum PassEnd {
 
 impl Inner {
     fn beat(&mut self, now: Instant) {
+        let quiet = now - self.at;
         let usual = &mut self.usual[self.activity as usize];
-        *usual = (*usual - *usual / FORGETTING).max(now - self.at);
+        *usual = (*usual - *usual / FORGETTING).max(quiet);
+        if matches!(self.activity, Activity::Reading | Activity::Computing) {
+            self.own_work += quiet;
+        }
         self.at = now;
     }
 
@@ -144,6 +158,25 @@ mod tests {
             inner.beat(at(760 + 10 * step));
         }
         assert!((10..60).contains(&usual(&inner, Activity::Computing)));
+    }
+
+    #[test]
+    fn own_work_is_what_is_read_and_computed() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let pulse = Pulse::default();
+        let mut inner = pulse.lock();
+        inner.at = start;
+        inner.turn_to(Activity::Reading, at(10));
+        inner.turn_to(Activity::Computing, at(30));
+        inner.beat(at(70));
+        inner.turn_to(Activity::Reducing, at(130));
+        inner.turn_to(Activity::Saving, at(930));
+        inner.turn_to(Activity::Idle, at(950));
+        assert_eq!(inner.own_work, Duration::from_millis(20 + 100));
+        drop(inner);
+        assert_eq!(pulse.take_own_work(), Duration::from_millis(120));
+        assert_eq!(pulse.take_own_work(), Duration::ZERO);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
     generation::{Departure, Member, Workbench, form_group, phase},
     heal::{Damage, HealError},
     membership::Membership,
+    reach,
     rendezvous::RendezvousStore,
     saver::Saver,
     shared::{Directive, Shared},
@@ -178,12 +179,15 @@ impl<'a> Worker<'a> {
         let trainer = Trainer::new(&spec, surroundings.device)?;
         let saver = Saver::start(shared.clone(), to_self)?;
         info!(fingerprint, "warm");
-        shared.say(
-            Generation(0),
-            Kind::Warm(v1::Warm {
-                numerics_fingerprint: fingerprint,
-            }),
-        );
+        let warm = v1::Warm {
+            numerics_fingerprint: fingerprint,
+            reach_address: reach::listen(
+                &surroundings.runtime,
+                &surroundings.identity.collective_address,
+                &spec.network.interface,
+            ),
+        };
+        shared.say(Generation(0), Kind::Warm(warm));
         Ok(Self {
             surroundings,
             shared,

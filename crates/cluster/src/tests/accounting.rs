@@ -18,6 +18,7 @@ fn metrics(step: u64) -> StepMetrics {
         step_ms: 50.0,
         evidence: evidence_of(step),
         samples: 8,
+        slot_ms: 0.0,
     }
 }
 
@@ -248,6 +249,7 @@ fn numerics_that_change_or_differ_are_said_aloud_once() {
         0,
         WorkerMessage::Warm {
             numerics_fingerprint,
+            reach_address: String::new(),
         },
     );
     world.run_to(20);

@@ -691,6 +691,7 @@ fn a_worker_that_nobody_knows_is_told_so() {
         holdings: None,
         warm: true,
         numerics_fingerprint: String::new(),
+        reach_address: String::new(),
     };
     world.message(&"w-99".into(), 0, attach());
     world.feed(Event::Worker {

@@ -36,6 +36,12 @@ pub struct FakeWorker {
     pub at: Option<(Activity, u64, u64)>,
     pub warm: bool,
     pub fingerprint: String,
+    /// Peers that it does not reach.
+    pub cut_off_from: BTreeSet<WorkerId>,
+    /// Answers when it is asked whom it reaches.
+    pub tells_reach: bool,
+    /// What a slot of the batch takes it.
+    pub slot_ms: f64,
     pub generation: Generation,
     pub superseded: Generation,
     pub form: Option<Form>,
@@ -71,6 +77,9 @@ impl FakeWorker {
             at: None,
             warm: false,
             fingerprint: "fake".into(),
+            cut_off_from: BTreeSet::new(),
+            tells_reach: true,
+            slot_ms: 40.0,
             generation: Generation(0),
             superseded: Generation(0),
             form: None,
@@ -119,6 +128,7 @@ impl FakeWorker {
             holdings,
             warm,
             numerics_fingerprint: self.fingerprint.clone(),
+            reach_address: format!("{}:1", self.id),
         });
         if !self.recent.is_empty() {
             self.say(WorkerMessage::Report {
@@ -155,6 +165,7 @@ impl FakeWorker {
                     self.warm = true;
                     self.say(WorkerMessage::Warm {
                         numerics_fingerprint: self.fingerprint.clone(),
+                        reach_address: format!("{}:1", self.id),
                     });
                 }
             }
@@ -185,6 +196,16 @@ impl FakeWorker {
                     });
                     self.left = true;
                 }
+            }
+            Order::Reach { .. } if !self.tells_reach => {}
+            Order::Reach { number, peers } => {
+                let peers = peers.into_iter().map(|(peer, _)| peer);
+                let unreachable = peers.filter(|peer| self.cut_off_from.contains(peer));
+                let reached = WorkerMessage::Reached {
+                    number,
+                    unreachable: unreachable.collect(),
+                };
+                self.say(reached);
             }
             Order::Probe { number } => {
                 let (activity, quiet, usual) = self.at.unwrap_or(match self.form {
@@ -286,6 +307,7 @@ impl FakeWorker {
             step_ms: 100.0,
             evidence: evidence_of(step.get()),
             samples: 8,
+            slot_ms: self.slot_ms,
         };
         self.recent.push(metrics);
         self.say(WorkerMessage::Report {

@@ -12,6 +12,7 @@ mod queue;
 mod saving;
 mod sim;
 mod spares;
+mod straggler;
 mod suspicion;
 mod world;
 

@@ -217,3 +217,57 @@ fn a_coordinator_that_was_stopped_itself_blames_nobody() {
     assert!(blamed(&world).is_empty(), "{:?}", blamed(&world));
     finish(world, 0);
 }
+
+/// Between these two nothing gets through.
+fn cut(world: &mut World, one: &WorkerId, other: &WorkerId) {
+    for (from, to) in [(one, other), (other, one)] {
+        fake(world, from).cut_off_from.insert(to.clone());
+    }
+}
+
+#[test]
+fn whoever_is_cut_off_from_its_peers_is_named_although_all_wait_alike() {
+    let (mut world, members) = training(3);
+    waits(&mut world, &members, 5_000);
+    cut(&mut world, &members[0], &members[1]);
+    cut(&mut world, &members[1], &members[2]);
+    world.wait(7);
+    let names = blamed(&world);
+    assert_eq!(names.len(), 1, "{names:?}");
+    let words = format!(
+        "no connection can be made between it and {}, {}, though the coordinator reaches all of them; look at the network of its node",
+        members[0], members[2]
+    );
+    assert!(
+        names[0].starts_with(&format!("worker {} on node", members[1]))
+            && names[0].contains(&words),
+        "{names:?}"
+    );
+    assert_eq!(world.generation(), 2);
+    finish(world, 1);
+}
+
+#[test]
+fn where_all_reach_each_other_nobody_is_put_out_for_waiting() {
+    let (mut world, members) = training(3);
+    waits(&mut world, &members, 5_000);
+    world.wait(9);
+    assert_eq!((blamed(&world).len(), world.generation()), (0, 1));
+    finish(world, 0);
+}
+
+#[test]
+fn who_does_not_say_whom_it_reaches_is_not_waited_for() {
+    let (mut world, members) = training(3);
+    waits(&mut world, &members, 5_000);
+    cut(&mut world, &members[0], &members[2]);
+    cut(&mut world, &members[1], &members[2]);
+    fake(&mut world, &members[2]).tells_reach = false;
+    world.wait(12);
+    let names = blamed(&world);
+    assert!(
+        names.len() == 1 && names[0].starts_with(&format!("worker {} on node", members[2])),
+        "{names:?}"
+    );
+    finish(world, 1);
+}

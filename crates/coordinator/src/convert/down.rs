@@ -61,6 +61,10 @@ pub(crate) fn order(job: JobId, generation: Generation, order: Order) -> v1::Wor
         Order::Leave { save, reason } => Kind::Leave(v1::Leave { save, reason }),
         Order::Expelled { reason } => Kind::Expelled(v1::Expelled { reason }),
         Order::Probe { number } => Kind::Probe(v1::Probe { number }),
+        Order::Reach { number, peers } => Kind::Reach(v1::Reach {
+            number,
+            peers: members(peers),
+        }),
         Order::PartAcknowledged { state } => Kind::PartAcknowledged(v1::PartAcknowledged {
             state: Some(state_id(state)),
         }),
@@ -77,19 +81,20 @@ fn form(job: JobId, generation: Generation, form: Form) -> v1::Form {
         rank: form.rank.get(),
         world_size: u32::try_from(form.members.len()).unwrap_or(u32::MAX),
         members_digest: members_digest(job, generation, &form.members),
-        members: form
-            .members
-            .into_iter()
-            .map(|(worker, collective_address)| v1::Member {
-                worker_id: worker.to_string(),
-                collective_address,
-            })
-            .collect(),
+        members: members(form.members),
         resume: Some(resume_point(form.resume)),
         assignment: form.assignment.into_iter().map(batch_slots).collect(),
         accept_spike_after: form.accept_spike_after.map(|step| step.get()),
         segments: form.segments.into_iter().map(segment).collect(),
     }
+}
+
+fn members(members: Vec<(WorkerId, String)>) -> Vec<v1::Member> {
+    let member = |(worker, collective_address): (WorkerId, String)| v1::Member {
+        worker_id: worker.to_string(),
+        collective_address,
+    };
+    members.into_iter().map(member).collect()
 }
 
 /// The same for all members exactly if they were told the same of each other.

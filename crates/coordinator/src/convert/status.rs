@@ -41,6 +41,7 @@ fn worker_status(status: WorkerStatus) -> v1::WorkerStatus {
         rank: status.rank.map(|rank| rank.get()),
         state: status.state.as_str().to_owned(),
         step: status.step.map(|step| step.get()),
+        slot_ms: status.slot_ms,
     }
 }
 

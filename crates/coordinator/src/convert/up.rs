@@ -79,9 +79,11 @@ fn worker_message(kind: worker_message::Kind) -> Result<WorkerMessage, Status> {
             holdings: attach.holdings.map(state_id),
             warm: attach.warm,
             numerics_fingerprint: attach.numerics_fingerprint,
+            reach_address: attach.reach_address,
         },
         K::Warm(warm) => WorkerMessage::Warm {
             numerics_fingerprint: warm.numerics_fingerprint,
+            reach_address: warm.reach_address,
         },
         K::Fenced(fenced) => WorkerMessage::Fenced {
             superseded: Generation(fenced.superseded),
@@ -143,6 +145,10 @@ fn worker_message(kind: worker_message::Kind) -> Result<WorkerMessage, Status> {
             step: Step(diverged.step),
             state_hash: diverged.state_hash,
         },
+        K::Reached(reached) => WorkerMessage::Reached {
+            number: reached.number,
+            unreachable: reached.unreachable.into_iter().map(WorkerId::new).collect(),
+        },
         K::ProbeAnswer(answer) => WorkerMessage::ProbeAnswer(ProbeAnswer {
             number: answer.number,
             activity: activity(answer.activity())?,
@@ -203,6 +209,7 @@ fn metrics(metrics: v1::StepMetrics) -> StepMetrics {
         step_ms: metrics.step_ms,
         evidence: metrics.evidence,
         samples: metrics.samples,
+        slot_ms: metrics.slot_ms,
     }
 }
 

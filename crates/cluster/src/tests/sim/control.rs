@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use muster_types::{Generation, JobId, WorkerId};
+use muster_types::{Generation, JobId, NodeName, WorkerId};
 
 use super::{
     sabotage::Sabotage,
@@ -51,6 +51,7 @@ impl World {
                 holdings: it.holdings,
                 warm: it.warm,
                 numerics_fingerprint: "simulated".into(),
+                reach_address: format!("{worker}:1"),
             },
         }
     }
@@ -133,6 +134,22 @@ impl World {
         }
         let (generation, steps) = (it.generation, std::mem::take(&mut it.unsent_steps));
         self.send(worker, generation, WorkerMessage::Report { steps });
+    }
+
+    /// The peers on other nodes, where its node or theirs is cut off from other nodes.
+    fn unreachable(&self, worker: &WorkerId, peers: &[(WorkerId, String)]) -> Vec<WorkerId> {
+        let node = |worker: &WorkerId| self.workers.get(worker).map(|it| it.node.clone());
+        let is_cut = |node: &Option<NodeName>| {
+            let blocked = &self.network.peers_blocked;
+            node.as_ref().is_some_and(|node| blocked.contains(node))
+        };
+        let here = node(worker);
+        let peers = peers.iter().map(|(peer, _)| peer);
+        let cut_off = peers.filter(|peer| {
+            let there = node(peer);
+            there != here && (is_cut(&here) || is_cut(&there))
+        });
+        cut_off.cloned().collect()
     }
 
     pub fn flush(&mut self, worker: &WorkerId) {
@@ -258,6 +275,15 @@ impl World {
                 };
                 let current = it.generation;
                 self.send(worker, current, WorkerMessage::ProbeAnswer(answer));
+            }
+            Order::Reach { number, peers } => {
+                let current = it.generation;
+                let unreachable = self.unreachable(worker, &peers);
+                let reached = WorkerMessage::Reached {
+                    number,
+                    unreachable,
+                };
+                self.send(worker, current, reached);
             }
             Order::Expelled { reason } => {
                 say!(self, "{worker} is expelled: {reason}");

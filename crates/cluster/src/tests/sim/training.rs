@@ -213,6 +213,7 @@ impl World {
                     Generation(0),
                     WorkerMessage::Warm {
                         numerics_fingerprint,
+                        reach_address: format!("{worker}:1"),
                     },
                 );
                 self.wake(worker);
@@ -450,6 +451,7 @@ impl World {
             step_ms: self.plan.step_ms as f64,
             evidence,
             samples: ranges.iter().map(|range| range.end - range.start).sum(),
+            slot_ms: 0.0,
         };
         self.says(
             worker,
