@@ -72,6 +72,9 @@ impl World {
                 self.check_watermark(job, *state, *tokens_seen, *evidence, *samples);
             }
             RecordKind::Noted { event, .. } if event == EVIDENCE_GAP => self.line(job).gap = true,
+            RecordKind::Noted { event, .. } if event == "spare_used" => {
+                self.coverage.count("spares that took a place");
+            }
             RecordKind::BatchSkipped {
                 from, to, back_to, ..
             } => {

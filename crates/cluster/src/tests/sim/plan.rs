@@ -95,9 +95,16 @@ impl Plan {
         } else {
             0
         };
-        let jobs = (0..jobs)
+        let mut jobs: Vec<_> = (0..jobs)
             .map(|number| job(&mut rng, slots, spikes, number))
             .collect();
+        // Drawn apart, so that what the other seeds make stays as it was.
+        let mut apart = Rng::new(seed ^ 0x5BA4_E5);
+        if apart.percent(25) {
+            for job in &mut jobs {
+                job.spec.workers.spares = apart.between(1, 2) as u32;
+            }
+        }
         let mut options = ClusterOptions::default();
         if rng.percent(70) {
             (options.max_failures, options.max_failures_without_advance) = (10_000, 10_000);

@@ -119,6 +119,7 @@ fn whatever_happens_the_invariants_hold_and_all_ends() {
             "messages that came again",
             "jobs preempted",
             "batches skipped",
+            "spares that took a place",
         ] {
             assert!(coverage.of(what) > 0, "{what}: never");
         }
