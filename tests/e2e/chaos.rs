@@ -1,4 +1,4 @@
-//! Whatever dies, in whatever order: the same bits come out. `make chaos KILLS=100 SEED=7` for more than CI has time for.
+//! Whatever dies or is cut off, in whatever order: the same bits come out. `make chaos KILLS=100 SEED=7` for more than CI has time for.
 
 use std::{env, fs, thread, time::Duration};
 
@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use crate::{
     audit::assert_audit_is_clean,
     cluster::Cluster,
+    machines::{Machines, OPEN},
     support::{
         Bench, Process, assert_one_history, eventually, lines, members, parent, send, status,
         stdout,
@@ -15,6 +16,9 @@ use crate::{
 
 /// Committed steps between two blows, at least: a job that does not get on is stuck.
 const PROGRESS: u64 = 10;
+/// The nodes, and the slots of each.
+const NODES: [&str; 2] = ["a", "b"];
+const SLOTS: &str = "2";
 /// Steps a blow, so that the job lasts.
 const STEPS_A_BLOW: u64 = 100;
 
@@ -28,6 +32,10 @@ enum Blow {
     KillShim,
     KillAgent,
     KillCoordinator,
+    /// A machine loses all others for a time.
+    PullCable(Duration),
+    /// The machines lose each other for a time, and both keep the coordinator.
+    Split(Duration),
 }
 
 /// Numbers that depend on the seed alone (xorshift64*).
@@ -41,14 +49,21 @@ impl Dice {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
     }
 
-    fn blow(&mut self) -> Blow {
-        match self.below(10) {
+    /// From 0.2 to 6.1 s.
+    fn length(&mut self) -> Duration {
+        Duration::from_millis(200 + 100 * self.below(60))
+    }
+
+    fn blow(&mut self, with_cables: bool) -> Blow {
+        match self.below(if with_cables { 12 } else { 10 }) {
             0..4 => Blow::KillWorker,
             4 => Blow::TerminateWorker,
-            5..7 => Blow::FreezeWorker(Duration::from_millis(200 + 100 * self.below(60))),
+            5..7 => Blow::FreezeWorker(self.length()),
             7 => Blow::KillShim,
             8 => Blow::KillAgent,
-            _ => Blow::KillCoordinator,
+            9 => Blow::KillCoordinator,
+            10 => Blow::PullCable(self.length()),
+            _ => Blow::Split(self.length()),
         }
     }
 }
@@ -74,8 +89,53 @@ fn number(name: &str, default: u64) -> u64 {
     }
 }
 
-fn agent(bench: &Bench, url: &str, name: &str) -> Process {
-    Cluster::agent(bench, url, name, "2")
+/// Where the agents run: on machines of their own where those can be made, else beside each other.
+struct Place {
+    machines: Option<Machines>,
+}
+
+impl Place {
+    fn cluster(&self, bench: &Bench) -> Cluster {
+        match &self.machines {
+            Some(machines) => machines.cluster(bench, SLOTS),
+            None => Cluster::start(bench, &NODES.map(|name| (name, SLOTS))),
+        }
+    }
+
+    fn agent(&self, bench: &Bench, url: &str, name: &str) -> Process {
+        match &self.machines {
+            Some(machines) => machines.agent(bench, url, name, SLOTS),
+            None => Cluster::agent(bench, url, name, SLOTS),
+        }
+    }
+
+    /// What the coordinator is started with.
+    fn more(&self) -> &'static [&'static str] {
+        match &self.machines {
+            Some(_) => OPEN,
+            None => &[],
+        }
+    }
+
+    fn cut(&self, blow: Blow, node: &str) {
+        let Some(machines) = &self.machines else {
+            return;
+        };
+        match blow {
+            Blow::PullCable(length) => {
+                machines.pull(node);
+                thread::sleep(length);
+                machines.plug_in(node);
+            }
+            Blow::Split(length) => {
+                let [one, other] = NODES;
+                machines.blackhole("add", one, other);
+                thread::sleep(length);
+                machines.blackhole("del", one, other);
+            }
+            _ => {}
+        }
+    }
 }
 
 #[test]
@@ -94,8 +154,10 @@ fn whatever_dies_the_same_bits_come_out() {
     .collect();
     bench.run_through("alone", &[&set, ["--workers", "1"].as_slice()].concat());
 
-    let names = ["node-a", "node-b"];
-    let mut cluster = Cluster::start(&bench, &names.map(|name| (name, "2")));
+    let place = Place {
+        machines: Machines::new("chaos", &["head", NODES[0], NODES[1]]),
+    };
+    let mut cluster = place.cluster(&bench);
     let url = cluster.url.clone();
     let more = ["--set", "workers.min=1", "--set", "workers.max=4"];
     let job = cluster.submit(&bench, &[set.as_slice(), &more].concat());
@@ -113,7 +175,7 @@ fn whatever_dies_the_same_bits_come_out() {
             break;
         }
         reached = now["step"].as_u64().unwrap() + PROGRESS;
-        let blow = dice.blow();
+        let blow = dice.blow(place.machines.is_some());
         told.push(blow);
         let pids = members(&now);
         let pid = pids[dice.below(pids.len() as u64) as usize];
@@ -131,13 +193,21 @@ fn whatever_dies_the_same_bits_come_out() {
                 }
             }
             Blow::KillAgent => {
-                let which = dice.below(names.len() as u64) as usize;
+                let which = dice.below(NODES.len() as u64) as usize;
                 let old = &mut cluster.agents[which];
                 old.signal(Signal::SIGKILL);
                 old.wait();
-                cluster.agents[which] = agent(&bench, &url, names[which]);
+                cluster.agents[which] = place.agent(&bench, &url, NODES[which]);
             }
-            Blow::KillCoordinator => cluster.kill_and_restart_coordinator(&bench),
+            Blow::KillCoordinator => {
+                cluster.coordinator.signal(Signal::SIGKILL);
+                cluster.coordinator.wait();
+                cluster.start_coordinator_again(&bench, place.more());
+            }
+            Blow::PullCable(_) | Blow::Split(_) => {
+                let which = dice.below(NODES.len() as u64) as usize;
+                place.cut(blow, NODES[which]);
+            }
         }
     }
     // As long as it gets on, it has time.
