@@ -59,9 +59,9 @@ pub enum Dtype {
 #[serde(rename_all = "lowercase")]
 pub enum Reduction {
     /// c10d's reducer, overlapped with backward; bit-identical at the same world size.
-    #[default]
     Fast,
-    /// One fixed tree over the slots of the batch; bit-identical at every world size, given the same numerics.
+    /// One fixed tree over the slots of the batch, after backward; bit-identical at every world size, given the same numerics.
+    #[default]
     Canonical,
 }
 
@@ -81,7 +81,7 @@ pub struct TrainSpec {
     /// What initialisation, data order and dropout are derived from; at most 2^63 - 1, as TOML's integers.
     #[schemars(range(max = 9223372036854775807_u64))]
     pub seed: u64,
-    /// In which order gradients are summed.
+    /// In which order gradients are summed: `canonical` gives the same bits whatever dies, `fast` hides the exchange behind backward.
     pub reduction: Reduction,
     /// Precision of forward and backward.
     pub dtype: Dtype,
@@ -309,7 +309,7 @@ impl Default for TrainSpec {
             global_batch: 16,
             micro_batch: 4,
             seed: 1,
-            reduction: Reduction::Fast,
+            reduction: Reduction::Canonical,
             dtype: Dtype::Fp32,
         }
     }
