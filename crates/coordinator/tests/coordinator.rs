@@ -116,6 +116,7 @@ impl Running {
             step_ms: 20.0,
             evidence: step,
             samples: 8,
+            slot_ms: 0.0,
         };
         let report = Report {
             steps: steps.map(metrics).collect(),
