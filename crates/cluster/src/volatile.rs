@@ -11,6 +11,7 @@ use crate::{
     ledger::Ledger,
     nodes::Nodes,
     pace::Pace,
+    reshape::Recall,
     saves::Saves,
 };
 
@@ -41,8 +42,8 @@ pub(crate) struct Volatile {
     pub round: Round,
     /// Since when enough workers are warm to open a generation.
     pub gathered_at: Option<Monotonic>,
-    /// Members that are to be given back at the next boundary, and why.
-    pub recalled: BTreeMap<WorkerId, String>,
+    /// Workers that are to be given back at a boundary, and why.
+    pub recalled: BTreeMap<WorkerId, Recall>,
     /// Since when the workers are to leave.
     pub draining_since: Option<Monotonic>,
     /// Why the newest checkpoint cannot be read, and how often it was tried.
