@@ -69,7 +69,9 @@ pub enum Command {
     Nodes(commands::nodes::Args),
     /// Place nothing new on a node; what runs there goes on
     Cordon(commands::cordon::Args),
-    /// Use a cordoned node again
+    /// Empty a node: its workers move elsewhere, or save and wait
+    Drain(commands::drain::Args),
+    /// Use a cordoned or drained node again
     Uncordon(commands::uncordon::Args),
     /// Ask whether a coordinator serves, for probes
     Health(commands::health::Args),

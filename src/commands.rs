@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod cordon;
 pub mod data;
 pub mod doctor;
+pub mod drain;
 pub mod events;
 pub mod generate;
 pub mod health;

@@ -77,6 +77,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Resume(args) => commands::resume::run(args).await,
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Cordon(args) => commands::cordon::run(args).await,
+        Command::Drain(args) => commands::drain::run(args).await,
         Command::Uncordon(args) => commands::uncordon::run(args).await,
         Command::Health(args) => commands::health::run(args).await,
         Command::Audit(args) => commands::audit::run(args).await,

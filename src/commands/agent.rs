@@ -13,6 +13,9 @@ use crate::{
     worker_binary,
 };
 
+/// How long workers that have not left in good order may take to end; then they are killed.
+const END_GRACE: Duration = Duration::from_secs(2);
+
 /// Arguments of `muster agent`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -21,10 +24,11 @@ Examples:
   muster agent --coordinator http://head:7070 --slots 4 --advertise 10.0.0.5
   muster agent --coordinator https://head:7070 --credentials /etc/muster/node
 
-It ends on Ctrl-C or SIGTERM, and its workers with it, unless --leave-workers is given. Their \
-jobs go on with the workers of other nodes; `muster stop` is what ends a job with a checkpoint. \
-Where it is killed or crashes, its workers train on, and the next agent on the same data \
-directory takes them over.")]
+It ends on Ctrl-C or SIGTERM, and its workers with it, unless --leave-workers is given. Before, it \
+has them leave in good order for up to --grace seconds: their jobs go on with workers of other nodes \
+without losing a step, and one that cannot saves a checkpoint, waits, and resumes by itself when \
+there is room for it. A second signal ends them at once. Where the agent is killed or crashes, its \
+workers train on, and the next agent on the same data directory takes them over.")]
 pub struct Args {
     #[command(flatten)]
     coordinator: Coordinator,
@@ -41,8 +45,9 @@ pub struct Args {
     /// coordinator from]
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
-    /// How long workers may take to end when the agent does; then they are killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    /// How long workers may take to leave in good order when the agent is to end: to move elsewhere or to save; then they are
+    /// ended. Five seconds less than what Slurm and Kubernetes leave by default. 0: end them at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u32).range(..=86_400))]
     grace: u32,
     /// Let the kernel move workers over all cores. Otherwise several CPU slots share the cores out, each of one NUMA node where
     /// that can be, and a worker on a GPU stays near it
@@ -96,8 +101,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let grace = Duration::from_secs(args.grace.into());
+    let end = async {
+        if !grace.is_zero() {
+            handle.drain(grace).await;
+        }
+        handle.shutdown(END_GRACE).await;
+    };
     tokio::select! {
-        () = handle.shutdown(grace) => Ok(()),
+        () = end => Ok(()),
         // Dropping the handle kills what still runs.
         () = signals.next() => Err(Failure::operation("ended before all workers had left; they were killed")),
     }

@@ -9,8 +9,8 @@ Examples:
   muster cordon node-3 --reason 'its fan is loud'
   muster nodes                       # shows it, and why
 
-Workers that are there go on; to empty the node, stop their jobs and resume them. It lasts until `muster uncordon`, over \
-restarts of the coordinator too.")]
+Workers that are there go on; `muster drain` empties the node. It lasts until `muster uncordon`, over restarts of the \
+coordinator too.")]
 pub struct Args {
     /// The node's name
     #[arg(value_name = "NODE")]

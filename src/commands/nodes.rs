@@ -1,4 +1,4 @@
-use muster_proto::v1::ListNodesRequest;
+use muster_proto::v1::{ListNodesRequest, NodeStatus};
 
 use crate::{
     client::Coordinator,
@@ -11,7 +11,8 @@ use crate::{
 #[command(after_help = "\
 Examples:
   muster nodes
-  muster nodes -o json | jq -r '.[] | select(.connected | not).name'")]
+  muster nodes -o json | jq -r '.[] | select(.connected | not).name'
+  muster nodes -o json | jq -r '.[] | select(.drain == \"drained\").name'    # those that are empty")]
 pub struct Args {
     #[command(flatten)]
     coordinator: Coordinator,
@@ -42,11 +43,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     ]);
     for node in nodes {
         let connected = if node.connected { "yes" } else { "no" };
-        let cordon = match (node.cordoned, node.cordon_reason.as_str()) {
-            (false, _) => "no".to_owned(),
-            (true, "") => "yes".to_owned(),
-            (true, reason) => format!("yes: {reason}"),
-        };
+        let cordon = cordon_words(&node);
         table.add_row([
             node.name,
             node.address,
@@ -58,4 +55,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         ]);
     }
     output::line(table)
+}
+
+/// Whether nothing new is placed on a node, or it is being emptied, and why.
+fn cordon_words(node: &NodeStatus) -> String {
+    let what = match (node.drain.as_str(), node.cordoned) {
+        ("", false) => return "no".to_owned(),
+        ("", true) => "yes",
+        (stage, _) => stage,
+    };
+    match node.cordon_reason.as_str() {
+        "" => what.to_owned(),
+        reason => format!("{what}: {reason}"),
+    }
 }

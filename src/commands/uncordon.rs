@@ -19,7 +19,7 @@ pub struct Args {
     output: Output,
 }
 
-/// Has a node used again. Returns when that is on record.
+/// Has a node used again, whether it was cordoned or drained. Returns when that is on record.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut client = args.coordinator.connect().await?;
     let request = UncordonNodeRequest {

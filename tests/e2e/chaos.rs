@@ -26,7 +26,7 @@ const STEPS_A_BLOW: u64 = 100;
 #[derive(Clone, Copy, Debug)]
 enum Blow {
     KillWorker,
-    TerminateWorker,
+    InterruptWorker,
     /// For a time that may be shorter or longer than it takes to be noticed.
     FreezeWorker(Duration),
     KillShim,
@@ -57,7 +57,7 @@ impl Dice {
     fn blow(&mut self, with_cables: bool) -> Blow {
         match self.below(if with_cables { 12 } else { 10 }) {
             0..4 => Blow::KillWorker,
-            4 => Blow::TerminateWorker,
+            4 => Blow::InterruptWorker,
             5..7 => Blow::FreezeWorker(self.length()),
             7 => Blow::KillShim,
             8 => Blow::KillAgent,
@@ -181,7 +181,7 @@ fn whatever_dies_the_same_bits_come_out() {
         let pid = pids[dice.below(pids.len() as u64) as usize];
         match blow {
             Blow::KillWorker => strike(pid, Signal::SIGKILL),
-            Blow::TerminateWorker => strike(pid, Signal::SIGTERM),
+            Blow::InterruptWorker => strike(pid, Signal::SIGINT),
             Blow::FreezeWorker(length) => {
                 strike(pid, Signal::SIGSTOP);
                 thread::sleep(length);

@@ -59,26 +59,29 @@ impl Cluster {
         (self.coordinator, _) = Self::coordinator(bench, listen, more);
     }
 
-    /// An agent that has taken its place. Its workers end with it when it is dropped.
+    /// An agent that has taken its place. Its workers end with it, at once, when it is dropped.
     pub fn agent(bench: &Bench, url: &str, name: &str, slots: &str) -> Process {
+        Self::agent_with(bench, url, name, slots, &["--grace", "0"])
+    }
+
+    pub fn agent_with(bench: &Bench, url: &str, name: &str, slots: &str, more: &[&str]) -> Process {
         let data = bench.text(name);
-        let mut agent = Process::start(
-            &[
-                "agent",
-                "--coordinator",
-                url,
-                "--slots",
-                slots,
-                "--name",
-                name,
-                "--data-dir",
-                &data,
-                "--advertise",
-                "127.0.0.1",
-            ],
-            bench.path(&format!("{name}.log")),
-        )
-        .ended_by_sigterm();
+        let own = [
+            "agent",
+            "--coordinator",
+            url,
+            "--slots",
+            slots,
+            "--name",
+            name,
+            "--data-dir",
+            &data,
+            "--advertise",
+            "127.0.0.1",
+        ];
+        let arguments = [&own[..], more].concat();
+        let log = bench.path(&format!("{name}.log"));
+        let mut agent = Process::start(&arguments, log).ended_by_sigterm();
         agent.line("agent: ");
         agent
     }

@@ -174,6 +174,8 @@ impl Machines {
             name,
             "--data-dir",
             &data,
+            "--grace",
+            "0",
         ];
         let log = bench.path(&format!("{name}.log"));
         let mut agent = Process::start(&arguments, log).ended_by_sigterm();

@@ -10,6 +10,7 @@ mod cancel;
 mod chaos;
 mod cluster;
 mod doctor;
+mod drain;
 mod durable;
 mod guard;
 mod hang;

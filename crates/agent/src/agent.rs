@@ -8,7 +8,7 @@ use std::{
 
 use muster_access::Dial;
 use muster_proto::v1::Slot;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 const MAX_SLOTS: u32 = 1024;
 /// How often the stream is checked for a peer that is gone without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a stream to the coordinator may take to come back, where the workers' leaving hangs on it.
+const RECONNECT: Duration = Duration::from_secs(3);
 /// How long the coordinator may take to take note of the last exits.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -40,6 +42,8 @@ pub struct Handle {
     supervisor: Option<Arc<Supervisor>>,
     /// Keeps other agents out of the data directory.
     _lock: File,
+    leaving: watch::Sender<Option<u32>>,
+    connected: watch::Receiver<bool>,
     stop: CancellationToken,
     session: Option<JoinHandle<()>>,
 }
@@ -88,6 +92,8 @@ impl Agent {
                 }
             })?;
         let stop = CancellationToken::new();
+        let (leaving, told_to_leave) = watch::channel(None);
+        let (reach, connected) = watch::channel(false);
         let session = Session {
             dial,
             options,
@@ -95,6 +101,8 @@ impl Agent {
             slots: slots.clone(),
             pins,
             supervisor: Arc::clone(&supervisor),
+            leaving: told_to_leave,
+            connected: reach,
             stop: stop.clone(),
         };
         // Ends when `stop` is cancelled; it has no failure of its own, a lost stream is opened again.
@@ -103,6 +111,8 @@ impl Agent {
             slots,
             supervisor: Some(supervisor),
             _lock: lock,
+            leaving,
+            connected,
             stop,
             session,
         })
@@ -115,7 +125,42 @@ impl Handle {
         &self.slots
     }
 
-    /// Ends the workers (SIGTERM to each one's process group, SIGKILL after `grace`), tells the coordinator and leaves it.
+    /// Says that this agent is about to end, and waits for up to `grace` until its workers have left in good order: moved
+    /// elsewhere, or with a checkpoint. Where the coordinator is out of reach, nobody would have them do so.
+    pub async fn drain(&self, grace: Duration) {
+        let Some(supervisor) = &self.supervisor else {
+            return;
+        };
+        // In whole seconds, and never later than it is.
+        let seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
+        self.leaving.send_replace(Some(seconds));
+        tokio::select! {
+            () = supervisor.all_ended() => {}
+            () = self.is_out_of_reach() => {
+                tracing::warn!("the coordinator is out of reach; the workers cannot leave in good order");
+            }
+            () = tokio::time::sleep(grace) => {
+                tracing::warn!(grace_s = seconds, "not all workers have left in time");
+            }
+        }
+    }
+
+    /// Returns once there has been no stream to the coordinator for a while.
+    async fn is_out_of_reach(&self) {
+        let mut connected = self.connected.clone();
+        loop {
+            let back = connected.wait_for(|connected| *connected);
+            // The session ends with this handle, and not before.
+            if !matches!(tokio::time::timeout(RECONNECT, back).await, Ok(Ok(_))) {
+                return;
+            }
+            if connected.wait_for(|connected| !connected).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the workers (SIGINT to each one's process group, SIGKILL after `grace`), tells the coordinator and leaves it.
     /// When this returns, no worker of this agent runs.
     pub async fn shutdown(mut self, grace: Duration) {
         if let Some(supervisor) = &self.supervisor {

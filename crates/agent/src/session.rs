@@ -2,12 +2,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use muster_access::Dial;
 use muster_proto::v1::{
-    AgentCommand, AgentHeartbeat, AgentHello, AgentMessage, LogContent, NodeUnfit, ReadLog, Slot,
-    StartWorker, agent_command, agent_message, agent_service_client::AgentServiceClient,
+    AgentCommand, AgentHeartbeat, AgentHello, AgentMessage, LogContent, NodeLeaving, NodeUnfit,
+    ReadLog, Slot, StartWorker, agent_command, agent_message,
+    agent_service_client::AgentServiceClient,
 };
 use tokio::{
     io::AsyncReadExt,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,6 +42,10 @@ pub(crate) struct Session {
     /// Cores that the worker of each slot stays on; none: all.
     pub(crate) pins: Vec<BTreeSet<usize>>,
     pub(crate) supervisor: Arc<Supervisor>,
+    /// How long the workers have to leave in good order, in seconds, once this agent is about to end.
+    pub(crate) leaving: watch::Receiver<Option<u32>>,
+    /// Whether the coordinator is within reach.
+    pub(crate) connected: watch::Sender<bool>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -76,7 +81,9 @@ impl Session {
         let mut pause = BACK_OFF.0;
         loop {
             let coordinator = &self.options.coordinator;
-            match self.stream().await {
+            let ending = self.stream().await;
+            self.connected.send_replace(false);
+            match ending {
                 Ending::Stopped => return,
                 Ending::Lost(reason) => {
                     tracing::warn!(%coordinator, %reason, "the stream to the coordinator ended; connecting again");
@@ -105,7 +112,10 @@ impl Session {
             warned: false,
         };
         let mut changes = self.supervisor.changes();
-        let hello = self.hello().await;
+        // What is said in the hello is not said again.
+        let mut leaving = self.leaving.clone();
+        let seconds = *leaving.borrow_and_update();
+        let hello = self.hello(seconds).await;
         for started in &hello.running {
             voice
                 .told
@@ -152,6 +162,7 @@ impl Session {
                 command = inbound.message() => match command {
                     Ok(Some(AgentCommand { kind: Some(agent_command::Kind::Welcome(welcome)) })) => {
                         tracing::info!(coordinator = %self.options.coordinator, "connected");
+                        self.connected.send_replace(true);
                         let period = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(100)));
                         let mut interval = interval_at(Instant::now() + period, period);
                         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,6 +176,10 @@ impl Session {
                 changed = changes.changed() => match changed {
                     Ok(()) => voice.tell(&self.supervisor),
                     Err(_) => return Ending::Stopped,
+                },
+                () = told_to_leave(&mut leaving) => match *leaving.borrow_and_update() {
+                    Some(grace_seconds) => voice.say(agent_message::Kind::Leaving(NodeLeaving { grace_seconds })),
+                    None => Ok(()),
                 },
                 _ = beat => {
                     voice.prove(&self.supervisor);
@@ -187,7 +202,7 @@ impl Session {
         }
     }
 
-    async fn hello(&self) -> AgentHello {
+    async fn hello(&self, leaving_seconds: Option<u32>) -> AgentHello {
         AgentHello {
             node: self.options.name.clone(),
             advertise: self.options.advertise.clone(),
@@ -195,6 +210,7 @@ impl Session {
             running: self.supervisor.running().await,
             version: env!("CARGO_PKG_VERSION").into(),
             host: sysinfo::System::host_name().unwrap_or_default(),
+            leaving_seconds,
         }
     }
 
@@ -328,6 +344,13 @@ impl Voice {
             }
             !proven
         });
+    }
+}
+
+/// Waits until this agent is about to end. One that was dropped says nothing more.
+async fn told_to_leave(leaving: &mut watch::Receiver<Option<u32>>) {
+    if leaving.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -33,8 +33,9 @@ const PARENT: &str = "MUSTER_PARENT_PID";
 /// The parent of one worker: starts it in a group of its own, waits for it, ends what is left of its group, and keeps its
 /// exit status and last lines in `directory` until an agent has taken note of them.
 ///
-/// It has no part in anything else, so that it can outlive its agent, whatever becomes of that. Asked to end (SIGTERM), it asks
-/// the worker to. The worker dies with it: one that nobody waits for would hold a slot unseen.
+/// It has no part in anything else, so that it can outlive its agent, whatever becomes of that. Signals that ask it to end are
+/// meant for the agent, as when Slurm signals all that a job has started: it passes them over, as the worker does. The worker
+/// dies with it: one that nobody waits for would hold a slot unseen.
 ///
 /// # Errors
 /// If the directory cannot be read or written, or the kernel refuses. What keeps the worker from starting is no error here:
@@ -69,9 +70,7 @@ pub fn run(directory: &Path) -> io::Result<()> {
     directory.write_running(Process::of(child.id())?)?;
     for signal in signals.forever() {
         match signal {
-            SIGTERM | SIGINT => drop(killpg(pid_of(child.id()), Signal::SIGTERM)),
             SIGCHLD if has_ended(&child)? => break,
-            // SIGHUP: the terminal that the agent was started from is gone, which is none of a worker's business.
             _ => {}
         }
     }

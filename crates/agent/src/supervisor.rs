@@ -236,10 +236,12 @@ impl Supervisor {
         self.lock().news()
     }
 
-    /// Ends all workers: SIGTERM, then SIGKILL after `grace`; returns when all are gone. None is started any more.
+    /// Ends all workers: SIGINT, then SIGKILL after `grace`; returns when all are gone. None is started any more.
+    ///
+    /// SIGTERM is what others send to all that an agent has started, when they mean the agent: workers pass it over.
     pub(crate) async fn close(&self, grace: Duration) {
         self.lock().is_closing = true;
-        self.signal_all(Signal::SIGTERM);
+        self.signal_all(Signal::SIGINT);
         if tokio::time::timeout(grace, self.all_ended()).await.is_err() {
             self.signal_all(Signal::SIGKILL);
             self.all_ended().await;
@@ -252,7 +254,8 @@ impl Supervisor {
         self.signal_all(Signal::SIGKILL);
     }
 
-    async fn all_ended(&self) {
+    /// Waits until nothing runs.
+    pub(crate) async fn all_ended(&self) {
         let mut changes = self.changes();
         loop {
             changes.borrow_and_update();

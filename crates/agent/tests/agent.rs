@@ -15,6 +15,10 @@ use muster_proto::v1::{
     AgentHello, KillWorker, ReadLog, StartWorker, WorkerExited, WorkerStarted, agent_command,
     agent_message,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 const JOB: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -129,6 +133,16 @@ fn kill(worker: &str) -> agent_command::Kind {
 fn is_alive(pid: u32) -> bool {
     // A zombie has a /proc entry too, but no command line.
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+fn parent_of(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    rest.split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 async fn until(mut condition: impl FnMut() -> bool) {
@@ -370,8 +384,8 @@ async fn logs_are_read_from_their_tail_or_whole() {
 async fn a_shutdown_lets_workers_end_then_kills_them_and_tells_the_coordinator() {
     let script = r#"
         case "$*" in
-            *gentle*) trap 'exit 5' TERM ;;
-            *) trap '' TERM ;;
+            *gentle*) trap 'exit 5' INT ;;
+            *) trap '' INT ;;
         esac
         touch "$(dirname "$0")/up-$$"
         while :; do sleep 0.02; done"#;
@@ -398,6 +412,76 @@ async fn a_shutdown_lets_workers_end_then_kills_them_and_tells_the_coordinator()
             ("gentle".into(), Some(5), None)
         ]
     );
+}
+
+async fn leaving(peer: &mut Peer) -> u32 {
+    match peer.next().await {
+        agent_message::Kind::Leaving(leaving) => leaving.grace_seconds,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits to be ended by the coordinator's word, which is a file; SIGTERM is for its agent.
+const UNTIL_TOLD: &str = r#"
+    trap '' TERM
+    until [ -e "$(dirname "$0")/go" ]; do sleep 0.01; done"#;
+
+#[tokio::test]
+async fn an_agent_that_drains_says_so_and_waits_for_its_workers_to_leave() {
+    let (bench, mut peer, first) = Bench::new(UNTIL_TOLD).await;
+    assert_eq!(first.leaving_seconds, None);
+    peer.tell(start("w1", 0)).await;
+    let pid = started(&mut peer).await.pid;
+    let go = bench.dir.path().join("go");
+    let coordinator = async {
+        assert_eq!(leaving(&mut peer).await, 20);
+        assert!(is_alive(pid), "it is not ended");
+        // Whatever becomes of the stream: the next one begins with it.
+        drop(peer);
+        let mut coordinator = bench.coordinator;
+        let mut peer = coordinator.accept().await;
+        assert_eq!(hello(&mut peer).await.leaving_seconds, Some(20));
+        assert!(is_alive(pid));
+        fs::write(go, "").unwrap();
+        assert_eq!(exited(&mut peer).await.exit_code, Some(0));
+        (coordinator, peer)
+    };
+    let (_coordinator, ()) = tokio::join!(coordinator, bench.agent.drain(PATIENCE));
+    bench.agent.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_with_the_grace_and_where_nobody_hears_of_it() {
+    let (bench, mut peer, _) = Bench::new(UNTIL_TOLD).await;
+    peer.tell(start("w1", 0)).await;
+    let pid = started(&mut peer).await.pid;
+    let since = std::time::Instant::now();
+    bench.agent.drain(Duration::from_millis(1200)).await;
+    assert!(since.elapsed() >= Duration::from_millis(1200));
+    assert_eq!(leaving(&mut peer).await, 1);
+    assert!(is_alive(pid));
+    drop((peer, bench.coordinator));
+    let since = std::time::Instant::now();
+    bench.agent.drain(PATIENCE).await;
+    assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+    bench.agent.shutdown(Duration::ZERO).await;
+    assert!(!is_alive(pid));
+}
+
+#[tokio::test]
+async fn signals_that_are_meant_for_the_agent_leave_workers_and_their_shims_alone() {
+    let (bench, mut peer, _) = Bench::new(UNTIL_TOLD).await;
+    peer.tell(start("w1", 0)).await;
+    let pid = started(&mut peer).await.pid;
+    let shim = parent_of(pid);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        kill(Pid::from_raw(shim.cast_signed()), signal).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(is_alive(shim) && is_alive(pid));
+    fs::write(bench.dir.path().join("go"), "").unwrap();
+    assert_eq!(exited(&mut peer).await.exit_code, Some(0));
+    bench.agent.shutdown(Duration::ZERO).await;
 }
 
 #[tokio::test]

@@ -166,7 +166,6 @@ impl JobTurn<'_> {
 
     /// Orders the manifests of complete saves, and the removal of what is not kept.
     pub fn tend_checkpoints(&mut self) {
-        self.drop_discarded_saves();
         for (key, save) in self.volatile.saves.open.clone() {
             let (state, world_size) = key;
             let taken = self
@@ -200,7 +199,8 @@ impl JobTurn<'_> {
         self.delete_old();
     }
 
-    fn drop_discarded_saves(&mut self) {
+    /// Forgets saves of states that are off the line, so that nothing waits for them.
+    pub fn drop_discarded_saves(&mut self) {
         let stale = |state: &StateId, writing: bool| !writing && !self.job.is_kept(*state);
         if self
             .volatile

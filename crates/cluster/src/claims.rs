@@ -5,6 +5,7 @@ use muster_types::JobId;
 use crate::{
     contender::Contender,
     queue::{Plan, Planner},
+    reshape::Recall,
     waiting::{Wait, counted},
 };
 
@@ -82,7 +83,7 @@ impl Planner<'_> {
             if other.kept < other.gang {
                 reason.push_str(": it waits for more workers itself");
             }
-            self.plan.preemptions.push((other.id, id, reason));
+            self.plan.preemptions.push((other.id, Some(id), reason));
             let other = other.id;
             self.plan.placements.retain(|(job, ..)| *job != other);
         }
@@ -112,7 +113,7 @@ impl Planner<'_> {
                 .skip(contender.recalled)
                 .take(giving);
             let recalled: Vec<_> = recalled
-                .map(|worker| ((*worker).clone(), why.to_owned()))
+                .map(|worker| ((*worker).clone(), Recall::at_once(why)))
                 .collect();
             contender.recalled += giving;
             if giving > 0 {

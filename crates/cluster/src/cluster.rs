@@ -106,10 +106,12 @@ impl Cluster {
                 slot,
                 reason,
                 judged,
+                drain,
             } => {
                 let cordon = Cordon {
                     reason: reason.clone(),
                     judged: *judged,
+                    drain: *drain,
                 };
                 let node = node.clone();
                 match slot {
@@ -148,7 +150,7 @@ impl Cluster {
             .values()
             .filter(|entry| !entry.job.state.is_over())
             .filter_map(|entry| entry.volatile.wake)
-            .chain(self.nodes.in_flux_until)
+            .chain(self.nodes.next_change())
             .min()
     }
 

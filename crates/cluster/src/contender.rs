@@ -32,8 +32,10 @@ pub(crate) struct Contender<'a> {
     pub spares: usize,
     /// It has a generation: it is about to train, or has trained since it was placed.
     pub has_begun: bool,
-    /// How many workers it goes on with.
+    /// How many workers it goes on with, beside those on nodes that are drained.
     pub kept: usize,
+    /// Those on nodes that are drained.
+    pub moving: Vec<&'a WorkerId>,
     /// Those of them whose slots others could use, in the order in which they would be given back.
     pub usable: Vec<&'a WorkerId>,
     /// How many of those are recalled.
@@ -129,7 +131,7 @@ impl Cluster {
         let mut usable: BTreeSet<&WorkerId> = BTreeSet::new();
         for (class, pool) in &mut pools {
             for (node, slot) in self.nodes.offered(*class) {
-                if self.is_cordoned(node, slot.index) {
+                if self.is_closed(node, slot.index) {
                     continue;
                 }
                 pool.offered += 1;
@@ -178,11 +180,11 @@ impl Cluster {
         let JobEntry { job, volatile } = entry;
         let queue = &job.submission.spec.queue;
         let stays = |worker: &WorkerId| job.keeps(worker) && !volatile.left.contains_key(worker);
-        let mut kept: Vec<_> = job
+        let (moving, mut kept): (Vec<_>, Vec<_>) = job
             .workers
             .iter()
             .filter(|(worker, _)| stays(worker))
-            .collect();
+            .partition(|(_, placement)| self.is_draining(&placement.node));
         // Whoever is in no generation costs nothing; then the youngest.
         kept.sort_by_key(|(worker, placement)| {
             (job.takes_part(worker), Reverse(placement.ordinal))
@@ -199,6 +201,7 @@ impl Cluster {
             spares: spares_wanted(entry, &self.options, now),
             has_begun: job.phase != Phase::Idle,
             kept: kept.len(),
+            moving: moving.into_iter().map(|(worker, _)| worker).collect(),
             usable: kept
                 .into_iter()
                 .map(|(worker, _)| worker)

@@ -7,8 +7,10 @@ use muster_types::{JobId, NodeName, Step};
 use crate::{
     Cluster, RecordKind,
     cluster::JobEntry,
+    draining::NODE_DRAINING,
     faults::{Fault, is_recent},
     job::Phase,
+    mutation::{Mutation, is_planted},
     nodes::SlotClass,
     turn::Turn,
     waiting::{Wait, Waiting, counted},
@@ -20,6 +22,8 @@ pub(crate) struct Cordon {
     pub reason: String,
     /// It was concluded from failures, so it gives way to a job that has no other place to go.
     pub judged: bool,
+    /// What runs there is to leave.
+    pub drain: bool,
 }
 
 impl Cordon {
@@ -28,6 +32,7 @@ impl Cordon {
         Self {
             reason,
             judged: false,
+            drain: false,
         }
     }
 }
@@ -101,6 +106,7 @@ impl Turn {
                     let cordon = Cordon {
                         reason: suspect.words,
                         judged: true,
+                        drain: false,
                     };
                     self.cordon(suspect.node, suspect.slot, cordon);
                 }
@@ -204,7 +210,9 @@ impl Turn {
                     let is_cordoned = self.cluster.is_cordoned(name, slot.index);
                     if SlotClass::of(&slot.device) == class && !is_cordoned {
                         all += 1;
-                        let stays = node.connected && !suspect.is_at(name, slot.index);
+                        let stays = node.connected
+                            && !self.cluster.is_draining(name)
+                            && !suspect.is_at(name, slot.index);
                         left += usize::from(stays);
                     }
                 }
@@ -292,19 +300,28 @@ impl Turn {
         if known == Some(&cordon) {
             return;
         }
-        let Cordon { reason, judged } = cordon;
+        let Cordon {
+            reason,
+            judged,
+            drain,
+        } = cordon;
         let place = place_words(&node, slot);
+        let (event, what) = match drain {
+            true => (NODE_DRAINING, format!("{place} is to be empty")),
+            false => ("node_cordoned", format!("nothing new is placed on {place}")),
+        };
         let words = match reason.as_str() {
-            "" => format!("nothing new is placed on {place}"),
-            reason => format!("nothing new is placed on {place}: {reason}"),
+            "" => what,
+            reason => format!("{what}: {reason}"),
         };
         let kind = RecordKind::NodeCordoned {
             node: node.clone(),
             slot,
             reason,
             judged,
+            drain,
         };
-        self.decide_on_node(kind, "node_cordoned", &node, &words);
+        self.decide_on_node(kind, event, &node, &words);
     }
 
     /// Has a node used again, with all its slots. What failed there is forgotten.
@@ -343,9 +360,15 @@ impl Suspect {
 }
 
 impl Cluster {
-    /// Whether nothing new is placed on a slot.
+    /// Whether a slot is cordoned, by itself or with its node.
     pub(crate) fn is_cordoned(&self, node: &NodeName, slot: u32) -> bool {
         self.cordons.contains_key(node) || self.slot_cordons.contains_key(&(node.clone(), slot))
+    }
+
+    /// Whether nothing new is placed on a slot.
+    pub(crate) fn is_closed(&self, node: &NodeName, slot: u32) -> bool {
+        self.is_cordoned(node, slot)
+            || (self.is_draining(node) && !is_planted(Mutation::LeavingOffered))
     }
 
     /// The nodes whose cordons would have to be lifted for a job that the cluster is too small for without them.
@@ -355,6 +378,9 @@ impl Cluster {
         };
         let mut gains: BTreeMap<&NodeName, (usize, usize)> = BTreeMap::new();
         for (node, slot) in self.nodes.offered(waiting.class) {
+            if self.is_draining(node) {
+                continue;
+            }
             let cordons = [
                 self.cordons.get(node),
                 self.slot_cordons.get(&(node.clone(), slot.index)),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use muster_types::{Generation, JobId, Step, Timestamp, WorkerId};
 use serde_json::{Value, json};
 
-use crate::{Record, RecordKind, ResumeSource, waiting::counted};
+use crate::{Record, RecordKind, ResumeSource, draining::NODE_DRAINING, waiting::counted};
 
 /// A record, for people: what `muster events` shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +65,9 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             ..
         } => {
             event.say("preempted", reason);
-            event.add("by", json!(by));
+            if let Some(by) = by {
+                event.add("by", json!(by));
+            }
             event.add("grace_seconds", json!(grace_seconds));
         }
         RecordKind::JobRequeued { reason, .. } => event.say("requeued", reason),
@@ -254,9 +256,17 @@ pub fn describe(record: &Record) -> Option<PublicEvent> {
             event.details.clone_from(details);
         }
         RecordKind::NodeCordoned {
-            node, slot, reason, ..
+            node,
+            slot,
+            reason,
+            drain,
+            ..
         } => {
-            event.say("node_cordoned", reason);
+            let kind = match drain {
+                true => NODE_DRAINING,
+                false => "node_cordoned",
+            };
+            event.say(kind, reason);
             event.add("node", json!(node));
             if let Some(slot) = slot {
                 event.add("slot", json!(slot));

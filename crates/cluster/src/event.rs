@@ -35,6 +35,13 @@ pub enum Event {
         /// Why, in words; may be empty.
         reason: String,
     },
+    /// Someone asked that a node is emptied: nothing new is placed there, and what runs there moves or saves.
+    DrainRequested {
+        /// The node.
+        node: NodeName,
+        /// Why, in words; may be empty.
+        reason: String,
+    },
     /// Someone asked that a node is used again.
     UncordonRequested {
         /// The node.
@@ -49,6 +56,13 @@ pub enum Event {
     },
     /// An agent said hello.
     AgentConnected(AgentHello),
+    /// An agent is about to end, and its workers with it.
+    AgentLeaving {
+        /// The node.
+        node: NodeName,
+        /// How long it waits for its workers to leave in good order, in seconds.
+        grace_seconds: u32,
+    },
     /// An agent's stream broke. Its workers are not known to be dead.
     AgentDisconnected {
         /// The node.
@@ -130,6 +144,8 @@ pub struct AgentHello {
     pub slots: Vec<SlotOffer>,
     /// What runs there now: (worker, slot, pid). What is not listed does not run.
     pub running: Vec<(WorkerId, u32, u32)>,
+    /// It is about to end, and waits so many seconds for its workers to leave in good order; `None` where it stays.
+    pub leaving_seconds: Option<u32>,
 }
 
 /// One slot of a node.

@@ -47,6 +47,7 @@ impl JobTurn<'_> {
             self.enforce_bounds();
             self.drain();
             self.give_back();
+            self.drop_discarded_saves();
             self.agree_on_a_generation();
             self.tend_checkpoints();
             if self.decision.records.len() == before {

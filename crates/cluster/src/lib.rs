@@ -6,7 +6,7 @@
 //! A decision is made by a `Turn` on a cheap copy, in which each consequence sees those before it. The rules of one job are
 //! methods of `JobTurn`, a file for each concern: `lifecycle`, `agents` and `messages` take events; `forming`, `formed`,
 //! `reshape`, `spares`, `preempt`, `liveness`, `suspicion`, `faults`, `guard` and `checkpoints` say what follows. `queue` plans
-//! who gets and who gives slots, and `placement` carries that out; `cordons` judges the places on which workers fail; `waiting`,
+//! who gets and who gives slots, and `placement` carries that out; `cordons` judges the places on which workers fail, `draining` empties nodes; `waiting`,
 //! `stance`, `status` and `describe` put it into words. `job` is the durable state and what each record changes in it;
 //! `volatile` is the rest.
 
@@ -18,6 +18,7 @@ mod command;
 mod contender;
 mod cordons;
 mod describe;
+mod draining;
 mod event;
 mod faults;
 mod formed;
@@ -56,6 +57,7 @@ mod waiting;
 pub use cluster::{Cluster, CommittedStep, Decision};
 pub use command::{Command, Form, Order, Resume, ResumeSource};
 pub use describe::{PublicEvent, describe};
+pub use draining::DrainStage;
 pub use event::{
     Activity, AgentHello, Event, Exit, Part, ProbeAnswer, SlotOffer, StepMetrics, Submission, Trip,
     WorkerMessage,

@@ -216,9 +216,14 @@ impl JobTurn<'_> {
             {
                 return Some("had not attached when its node's agent went out of reach".into());
             }
-            let late = self.ran_out(alive_since(view.since), options.start_bound);
-            return late
-                .then(|| format!("did not attach within {} s", options.start_bound.as_secs()));
+            let was_here = self.job.workers.get(worker)?.was_candidate;
+            // After a restart of the coordinator, all that one has to do who was here before is to connect again.
+            let (bound, what) = match was_here {
+                true => (options.silence_bound, "was silent for"),
+                false => (options.start_bound, "did not attach within"),
+            };
+            let late = self.ran_out(alive_since(view.since), bound);
+            return late.then(|| format!("{what} {} s", bound.as_secs()));
         };
         if !view.connected {
             let since = alive_since(view.disconnected_at.unwrap_or(view.since));

@@ -40,6 +40,8 @@ pub(crate) enum Mutation {
     LossUnnoticed,
     /// A rollback changes what is planned, and not where the job goes on.
     DiscardedBeyondRollback,
+    /// Where an agent is about to end, its slots are filled nevertheless.
+    LeavingOffered,
 }
 
 /// Whether a rule is broken.

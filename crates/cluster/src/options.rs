@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 pub struct ClusterOptions {
     /// A candidate answers `Supersede` within this, or it is expelled: its control thread has nothing else to do.
     pub fence_bound: Duration,
-    /// From the order to start a worker to its attach. After a restart of the coordinator: to its next attach.
+    /// From the order to start a worker to its attach.
     pub start_bound: Duration,
     /// From a worker's attach to its being warm: libtorch, device, model, data.
     pub warm_bound: Duration,
@@ -13,7 +13,8 @@ pub struct ClusterOptions {
     pub ready_bound: Duration,
     /// From `Reconfigure` to all members having left at a boundary.
     pub boundary_bound: Duration,
-    /// A worker whose stream is broken is out after this, unless steps are committed meanwhile.
+    /// A worker whose stream is broken is out after this, unless steps are committed meanwhile. So is one that does not attach
+    /// again after a restart of the coordinator.
     pub silence_bound: Duration,
     /// As `silence_bound`, where the worker's agent is out of reach too while others of the job are within: its node is cut
     /// off or dead, and nobody is left there who could tell.

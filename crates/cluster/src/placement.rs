@@ -1,7 +1,8 @@
-use muster_types::{NodeName, WorkerId};
+use muster_types::{JobId, NodeName, WorkerId};
 
 use crate::{
     RecordKind, SlotOffer,
+    cluster::JobEntry,
     contender::Place,
     job_turn::JobTurn,
     queue::Share,
@@ -15,30 +16,33 @@ impl Turn {
         self.lift_cordons();
         let mut plan = self.cluster.plan(self.now.monotonic);
         for (job, by, reason) in plan.preemptions {
-            let words = self
-                .cluster
-                .jobs
-                .get(&job)
-                .map_or_else(String::new, |entry| {
-                    job_words(job, entry.job.submission.spec.queue.priority)
-                });
-            self.with(by, |turn| {
-                let reason = format!("{words} gives way to this one: {reason}");
-                let details = [("job", job.to_string().into())];
-                turn.announce("preempts", turn.standing(), reason, details);
-            });
+            if let Some(by) = by {
+                self.tell_who_preempts(by, job, &reason);
+            }
             self.with(job, |turn| turn.preempt(by, reason));
+        }
+        // Whoever is to be replaced waits for those that are placed now.
+        for (job, places, share) in plan.placements {
+            self.with(job, |turn| turn.fill(places, share));
         }
         for job in self.cluster.in_order() {
             let wanted = plan.recalls.remove(&job).unwrap_or_default();
-            let is_new = |entry: &crate::cluster::JobEntry| entry.volatile.recalled != wanted;
+            let is_new = |entry: &JobEntry| entry.volatile.recalled != wanted;
             if self.cluster.jobs.get(&job).is_some_and(is_new) {
                 self.with(job, |turn| turn.recall(wanted));
             }
         }
-        for (job, places, share) in plan.placements {
-            self.with(job, |turn| turn.fill(places, share));
-        }
+    }
+
+    fn tell_who_preempts(&mut self, by: JobId, job: JobId, reason: &str) {
+        let priority = |entry: &JobEntry| entry.job.submission.spec.queue.priority;
+        let priority = self.cluster.jobs.get(&job).map_or(0, priority);
+        let words = job_words(job, priority);
+        self.with(by, |turn| {
+            let reason = format!("{words} gives way to this one: {reason}");
+            let details = [("job", job.to_string().into())];
+            turn.announce("preempts", turn.standing(), reason, details);
+        });
     }
 }
 

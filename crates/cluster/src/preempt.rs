@@ -3,8 +3,8 @@ use muster_types::JobId;
 use crate::{Command, RecordKind, job::Phase, job_turn::JobTurn};
 
 impl JobTurn<'_> {
-    /// Another job gets this one's slots: the workers save and leave, and the job waits for its turn.
-    pub fn preempt(&mut self, by: JobId, reason: String) {
+    /// Another job gets this one's slots, or their nodes are drained: the workers save and leave, and the job waits for its turn.
+    pub fn preempt(&mut self, by: Option<JobId>, reason: String) {
         if self.job.state.is_over() || self.job.is_to_leave() {
             return;
         }

@@ -5,7 +5,9 @@ use muster_types::{JobId, Monotonic, NodeName, WorkerId};
 use crate::{
     Cluster,
     contender::{Contender, Place, Pool, leaves},
+    job::Placement,
     nodes::SlotClass,
+    reshape::Recall,
     waiting::{Wait, Waiting, counted, job_words},
 };
 
@@ -18,6 +20,8 @@ use crate::{
 /// - A gang that waits for jobs which it may not displace holds up the gangs behind it, so that none slips past it for
 ///   ever. One that the cluster is too small for, or that is over its user's quota, holds up nobody.
 /// - A job that has begun gets replacements even so, up to its gang: what died under it is no reason to wait in line.
+/// - Workers on a node that is drained count for nothing: their job gets others elsewhere, like any job that lacks some, and
+///   goes on with those. One that cannot have as many as it needs is preempted; it saves, and waits like all others.
 /// - What is left then is lent, in the same order; and after that, jobs that train get their spares. A spare counts as lent,
 ///   is given back before anyone shrinks, and recalls nobody.
 #[derive(Debug, Default)]
@@ -25,9 +29,9 @@ pub(crate) struct Plan {
     /// Slots to fill now.
     pub placements: Vec<(JobId, Vec<Place>, Share)>,
     /// Workers to give back at the next boundary, and why.
-    pub recalls: BTreeMap<JobId, BTreeMap<WorkerId, String>>,
-    /// Who gives way to whom, and why.
-    pub preemptions: Vec<(JobId, JobId, String)>,
+    pub recalls: BTreeMap<JobId, BTreeMap<WorkerId, Recall>>,
+    /// Who gives way, to whom where it is to another job, and why.
+    pub preemptions: Vec<(JobId, Option<JobId>, String)>,
     /// Why the gangs that are not placed are not.
     pub waits: BTreeMap<JobId, Waiting>,
 }
@@ -62,7 +66,9 @@ impl Cluster {
         let mut used = BTreeMap::new();
         for entry in self.jobs.values() {
             let user = entry.job.submission.spec.queue.user.as_str();
-            *used.entry(user).or_default() += entry.job.workers.len();
+            let places = entry.job.workers.values();
+            let stay = places.filter(|placement| !self.is_draining(&placement.node));
+            *used.entry(user).or_default() += stay.count();
         }
         let mut planner = Planner {
             cluster: self,
@@ -76,6 +82,9 @@ impl Cluster {
             planner.serve_gang(index);
         }
         planner.untie();
+        for index in 0..planner.contenders.len() {
+            planner.vacate(index);
+        }
         for index in 0..planner.contenders.len() {
             planner.lend(index);
         }
@@ -187,7 +196,9 @@ impl Planner<'_> {
             .filter(|entry| entry.job.submission.spec.queue.user == user)
             .flat_map(|entry| {
                 let gone = leaves(entry);
-                entry.job.workers.keys().filter(move |worker| {
+                let stay = |placement: &Placement| !self.cluster.is_draining(&placement.node);
+                let workers = entry.job.workers.iter().filter(move |(_, it)| stay(it));
+                workers.filter(move |(worker, _)| {
                     gone || !entry.job.keeps(worker) || entry.volatile.left.contains_key(*worker)
                 })
             })

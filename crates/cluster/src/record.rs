@@ -53,8 +53,9 @@ pub enum RecordKind {
     JobPreempted {
         /// The job.
         job: JobId,
-        /// Who takes its slots.
-        by: JobId,
+        /// Who takes its slots; absent where the nodes that they are on are drained.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<JobId>,
         /// How long its workers may take to save and leave.
         grace_seconds: u32,
         /// Why, in words.
@@ -229,7 +230,7 @@ pub enum RecordKind {
         /// Over so many tokens.
         tokens: u64,
     },
-    /// Nothing new is placed on a node, or on one of its slots.
+    /// Nothing new is placed on a node, or on one of its slots; where the node is drained, what runs there is to leave.
     NodeCordoned {
         /// The node.
         node: NodeName,
@@ -241,6 +242,9 @@ pub enum RecordKind {
         /// It was concluded from failures, so it gives way to a job that has no other place to go.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         judged: bool,
+        /// What runs there is to leave.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        drain: bool,
     },
     /// The node may be used again, with all its slots.
     NodeUncordoned {

@@ -4,6 +4,31 @@ use muster_types::{Generation, WorkerId};
 
 use crate::{OpenCause, Order, RecordKind, job_turn::JobTurn, lifecycle::LeaveHow};
 
+/// Why a worker's slot is to be given back, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Recall {
+    pub reason: String,
+    pub when: When,
+}
+
+/// When a recalled member leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// At the next boundary.
+    AtOnce,
+    /// At the first boundary at which no newcomer is still getting warm.
+    Replaced,
+}
+
+impl Recall {
+    pub fn at_once(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            when: When::AtOnce,
+        }
+    }
+}
+
 impl JobTurn<'_> {
     /// Takes newcomers along and gives recalled slots back: members leave together at a boundary, and the next generation
     /// has those that stay and those that are new.
@@ -50,14 +75,19 @@ impl JobTurn<'_> {
         if let Some((_, reason)) = giving.first_key_value() {
             return Some(reason.clone());
         }
+        let newcomer = self.newcomers(present).into_iter().next()?;
+        (present.len() < self.job.capacity()).then(|| format!("worker {newcomer} is warm"))
+    }
+
+    /// Those that the next generation may have beside these.
+    fn newcomers(&self, present: &[WorkerId]) -> Vec<WorkerId> {
         let is_new = |worker: &WorkerId| {
             self.is_warm(worker)
                 && self.is_heard(worker)
                 && !present.contains(worker)
                 && !self.is_recalled(worker)
         };
-        let newcomer = self.present().into_iter().find(is_new)?;
-        (present.len() < self.job.capacity()).then(|| format!("worker {newcomer} is warm"))
+        self.present().into_iter().filter(is_new).collect()
     }
 
     /// Opens the next generation at a boundary.
@@ -101,13 +131,24 @@ impl JobTurn<'_> {
         if self.job.is_to_leave() {
             return BTreeMap::new();
         }
-        let spare = present.len().saturating_sub(self.job.gang());
+        let enough = present.len() + self.newcomers(present).len();
+        let spare = enough.saturating_sub(self.job.gang());
+        let awaited = self.awaits_a_newcomer(present);
         let recalled = self.volatile.recalled.iter();
         recalled
             .filter(|(worker, _)| present.contains(worker))
+            .filter(|(_, recall)| recall.when == When::AtOnce || !awaited)
             .take(spare)
-            .map(|(worker, reason)| (worker.clone(), reason.clone()))
+            .map(|(worker, recall)| (worker.clone(), recall.reason.clone()))
             .collect()
+    }
+
+    /// Whether one that could be in the next generation beside these is not warm yet.
+    fn awaits_a_newcomer(&self, present: &[WorkerId]) -> bool {
+        let is_awaited = |worker: &WorkerId| {
+            !present.contains(worker) && !self.is_recalled(worker) && !self.is_warm(worker)
+        };
+        self.present().iter().any(is_awaited)
     }
 
     fn left_at_boundary(&self, member: &WorkerId, generation: Generation) -> bool {
@@ -121,11 +162,11 @@ impl JobTurn<'_> {
     }
 
     /// Takes note of the workers whose slots are wanted elsewhere.
-    pub fn recall(&mut self, workers: BTreeMap<WorkerId, String>) {
+    pub fn recall(&mut self, workers: BTreeMap<WorkerId, Recall>) {
         let mut fresh: BTreeMap<&str, usize> = BTreeMap::new();
-        for (worker, reason) in &workers {
+        for (worker, recall) in &workers {
             if !self.is_recalled(worker) {
-                *fresh.entry(reason).or_default() += 1;
+                *fresh.entry(&recall.reason).or_default() += 1;
             }
         }
         let holds = self.present().len();
@@ -140,9 +181,9 @@ impl JobTurn<'_> {
     /// Releases recalled workers that no generation has, and sees those off whose slot is given back.
     pub fn give_back(&mut self) {
         if !self.job.is_to_leave() {
-            for (worker, reason) in self.volatile.recalled.clone() {
+            for (worker, recall) in self.volatile.recalled.clone() {
                 if self.is_present(&worker) && !self.job.takes_part(&worker) {
-                    self.release(&worker, reason);
+                    self.release(&worker, recall.reason);
                 }
             }
         }

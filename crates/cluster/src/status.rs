@@ -4,8 +4,8 @@ use muster_types::{
 };
 
 use crate::{
-    Cluster, JobState, Submission, cluster::JobEntry, job::Phase, job_turn::newest_step,
-    nodes::SlotClass, spares::is_spare, stance::stance, totals::Totals,
+    Cluster, DrainStage, JobState, Submission, cluster::JobEntry, job::Phase,
+    job_turn::newest_step, nodes::SlotClass, spares::is_spare, stance::stance, totals::Totals,
 };
 
 /// Where a job stands. The fields are those of `muster.v1.JobStatus`.
@@ -137,6 +137,8 @@ pub struct NodeStatus {
     pub device: String,
     /// Why nothing new is placed on it, or on some of its slots; `None` where it is not cordoned.
     pub cordon: Option<String>,
+    /// How far it is emptied; `None` where it is not.
+    pub drain: Option<DrainStage>,
 }
 
 impl Cluster {
@@ -276,13 +278,7 @@ impl Cluster {
 
     /// The nodes whose agents have said hello, by name.
     pub fn nodes(&self) -> Vec<NodeStatus> {
-        let used = |name: &NodeName| {
-            let workers = self
-                .jobs
-                .values()
-                .flat_map(|entry| entry.job.workers.values());
-            workers.filter(|placement| placement.node == *name).count()
-        };
+        let used = |name: &NodeName| self.workers_at(name);
         let status = |(name, node): (&NodeName, &crate::nodes::Node)| NodeStatus {
             name: name.clone(),
             address: node.address.clone(),
@@ -300,6 +296,7 @@ impl Cluster {
             }
             .to_owned(),
             cordon: self.cordon_words(name),
+            drain: self.drain_stage(name),
         };
         let mut nodes: Vec<_> = self.nodes.known.iter().map(status).collect();
         // Cordoned ones are shown even where their agents have not come back since the coordinator started.
@@ -313,6 +310,7 @@ impl Cluster {
                 slots_used: used(name) as u32,
                 device: String::new(),
                 cordon: self.cordon_words(name),
+                drain: self.drain_stage(name),
             });
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
@@ -323,6 +321,9 @@ impl Cluster {
     fn cordon_words(&self, node: &NodeName) -> Option<String> {
         if let Some(cordon) = self.cordons.get(node) {
             return Some(cordon.reason.clone());
+        }
+        if self.is_draining(node) {
+            return Some("its agent is about to end".to_owned());
         }
         let slots = self.slot_cordons.iter().filter(|((it, _), _)| it == node);
         let words: Vec<_> = slots

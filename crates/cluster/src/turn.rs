@@ -17,7 +17,7 @@ pub(crate) struct Turn {
     pub(crate) decision: Decision,
     /// Jobs whose volatile state may have changed.
     pub(crate) touched: BTreeSet<JobId>,
-    nodes_touched: bool,
+    pub(crate) nodes_touched: bool,
 }
 
 impl Turn {
@@ -52,6 +52,7 @@ impl Turn {
         let frees_slots = matches!(
             event,
             Event::AgentConnected(_)
+                | Event::AgentLeaving { .. }
                 | Event::AgentDisconnected { .. }
                 | Event::WorkerExited { .. }
                 | Event::ManifestDone { .. }
@@ -59,6 +60,7 @@ impl Turn {
                 | Event::Submitted(_)
         );
         self.wake_up();
+        let drained = self.cluster.drained();
         match event {
             Event::Submitted(submission) => self.submit(submission),
             Event::StopRequested { job, grace_seconds } => {
@@ -67,11 +69,21 @@ impl Turn {
             Event::CancelRequested { job, reason } => self.with(job, |turn| turn.cancel(&reason)),
             Event::ResumeRequested { job } => self.with(job, |turn| turn.take_up()),
             Event::CordonRequested { node, reason } => {
-                self.cordon(node, None, Cordon::told(reason))
+                let drain = self.cluster.is_to_be_empty(&node);
+                let cordon = Cordon {
+                    drain,
+                    ..Cordon::told(reason)
+                };
+                self.cordon(node, None, cordon)
             }
+            Event::DrainRequested { node, reason } => self.drain(node, reason),
             Event::UncordonRequested { node } => self.uncordon(node, ""),
             Event::NodeUnfit { node, reason } => self.node_unfit(node, &reason),
             Event::AgentConnected(hello) => self.agent_connected(&hello),
+            Event::AgentLeaving {
+                node,
+                grace_seconds,
+            } => self.agent_leaving(&node, grace_seconds),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),
             Event::WorkerStarted { worker, pid } => {
                 self.with_worker(&worker, |turn| turn.worker_started(&worker, pid))
@@ -115,6 +127,7 @@ impl Turn {
         if frees_slots || !self.decision.records.is_empty() {
             self.place();
         }
+        self.tell_drained(&drained);
         for job in self.touched.clone() {
             self.with_entry(job, |turn| turn.show_state());
         }
@@ -185,6 +198,7 @@ impl Turn {
             Arc::make_mut(&mut self.cluster.nodes).in_flux_until = None;
             self.nodes_touched = true;
         }
+        self.lose_patience();
         let due: Vec<JobId> = self
             .cluster
             .jobs
@@ -219,7 +233,8 @@ impl Turn {
             });
         }
         let joined = !self.cluster.nodes.is_connected(&hello.node);
-        Arc::make_mut(&mut self.cluster.nodes).hello(hello, strangers);
+        let now = self.now.monotonic;
+        Arc::make_mut(&mut self.cluster.nodes).hello(now, hello, strangers);
         self.nodes_touched = true;
         for job in self.cluster.in_order() {
             let concerned = self.cluster.jobs.get(&job).is_some_and(|entry| {
@@ -242,6 +257,8 @@ impl Turn {
         }
         if let Some(node) = Arc::make_mut(&mut self.cluster.nodes).known.get_mut(node) {
             node.connected = false;
+            // Should it be back, it says again whether it stays.
+            node.leaving = None;
         }
         self.nodes_touched = true;
         self.expect_nodes();
@@ -287,6 +304,11 @@ impl Turn {
         };
         self.cluster.apply(&record);
         self.decision.records.push(record);
+        self.tell_jobs(event, node, words);
+    }
+
+    /// Lets the jobs that are not over know of something about a node.
+    pub fn tell_jobs(&mut self, event: &str, node: &NodeName, words: &str) {
         for job in self.cluster.in_order() {
             let is_over = |entry: &crate::cluster::JobEntry| entry.job.state.is_over();
             if !self.cluster.jobs.get(&job).is_none_or(is_over) {

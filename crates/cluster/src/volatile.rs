@@ -12,6 +12,7 @@ use crate::{
     nodes::Nodes,
     pace::Pace,
     reach::Reach,
+    reshape::Recall,
     saves::Saves,
     straggler::OwnWork,
 };
@@ -43,8 +44,8 @@ pub(crate) struct Volatile {
     pub round: Round,
     /// Since when enough workers are warm to open a generation.
     pub gathered_at: Option<Monotonic>,
-    /// Members that are to be given back at the next boundary, and why.
-    pub recalled: BTreeMap<WorkerId, String>,
+    /// Workers that are to be given back at a boundary, and why.
+    pub recalled: BTreeMap<WorkerId, Recall>,
     /// Since when the workers are to leave.
     pub draining_since: Option<Monotonic>,
     /// Why the newest checkpoint cannot be read, and how often it was tried.

@@ -79,9 +79,11 @@ impl Cluster {
     }
 
     fn offer_words(&self, waiting: &Waiting) -> String {
-        let (mut usable, mut cordoned) = (0, 0);
+        let (mut usable, mut cordoned, mut drained) = (0, 0, 0);
         for (node, slot) in self.nodes.offered(waiting.class) {
-            if self.is_cordoned(node, slot.index) {
+            if self.is_draining(node) {
+                drained += 1;
+            } else if self.is_cordoned(node, slot.index) {
                 cordoned += 1;
             } else {
                 usable += 1;
@@ -91,9 +93,17 @@ impl Cluster {
             0 => "none".to_owned(),
             count => count.to_string(),
         };
-        match cordoned {
-            0 => usable,
-            count => format!("{usable} beside {count} cordoned"),
+        let closed = [
+            (cordoned, "cordoned"),
+            (drained, "on nodes that are drained"),
+        ];
+        let closed = closed.iter().filter(|(count, _)| *count > 0);
+        let closed: Vec<_> = closed
+            .map(|(count, how)| format!("{count} {how}"))
+            .collect();
+        match closed.is_empty() {
+            true => usable,
+            false => format!("{usable} beside {}", closed.join(" and ")),
         }
     }
 

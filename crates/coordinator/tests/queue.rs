@@ -5,8 +5,9 @@ mod support;
 
 use muster_coordinator::{Coordinator, Options};
 use muster_proto::v1::{
-    CordonNodeRequest, Event, ListEventsRequest, ListNodesRequest, NodeStatus, UncordonNodeRequest,
-    agent_command, job_service_client::JobServiceClient,
+    CordonNodeRequest, DrainNodeRequest, Event, ListEventsRequest, ListNodesRequest, NodeLeaving,
+    NodeStatus, UncordonNodeRequest, agent_command, agent_message,
+    job_service_client::JobServiceClient,
 };
 use support::{Agent, Bench};
 use tonic::{Code, Status};
@@ -94,6 +95,71 @@ async fn a_cordon_is_durable_and_keeps_new_workers_off() {
     let events = events(&mut bench, &job).await;
     let told = events.iter().find(|event| event.kind == "node_uncordoned");
     assert_eq!(told.unwrap().reason, "node node-a is used again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_durable_and_an_agent_that_leaves_is_seen_to() {
+    let mut bench = Bench::new().await;
+    let drain = |node: &str, reason: &str| DrainNodeRequest {
+        node: node.into(),
+        reason: reason.into(),
+    };
+    for (node, reason, code) in [
+        ("node-a", "", Code::NotFound),
+        ("", "", Code::InvalidArgument),
+        ("node-a", "two\nlines", Code::InvalidArgument),
+    ] {
+        let status = bench.client.drain_node(drain(node, reason)).await;
+        assert_eq!(status.unwrap_err().code(), code, "{node:?} {reason:?}");
+    }
+    let agent = Agent::connect(bench.coordinator.url(), 2, vec![])
+        .await
+        .unwrap();
+    bench
+        .client
+        .drain_node(drain("node-a", "new memory at noon"))
+        .await
+        .unwrap();
+    let job = bench.submit(&bench.spec(1), "").await.unwrap();
+    let status = bench.status(&job).await;
+    assert_eq!(
+        status.state_reason,
+        "needs 1 cpu slot, the cluster offers none beside 2 on nodes that are drained"
+    );
+    drop(agent);
+    let mut bench = bench.restart().await;
+    let node = nodes(&mut bench).await.remove(0);
+    assert_eq!(node.drain, "drained");
+    assert_eq!(node.cordon_reason, "new memory at noon");
+    uncordon(&mut bench, "node-a").await.unwrap();
+    assert_eq!(nodes(&mut bench).await.len(), 0, "it was not back since");
+
+    let mut agent = Agent::connect(bench.coordinator.url(), 2, vec![])
+        .await
+        .unwrap();
+    let agent_command::Kind::Start(start) = agent.next().await else {
+        panic!()
+    };
+    assert_eq!(start.job_id, job);
+    let leaving = NodeLeaving { grace_seconds: 25 };
+    agent.say(agent_message::Kind::Leaving(leaving)).await;
+    // Nobody has attached yet who could leave, and the job has no other place.
+    let agent_command::Kind::Kill(kill) = agent.next().await else {
+        panic!()
+    };
+    assert_eq!(kill.worker_id, start.worker_id);
+    let node = nodes(&mut bench).await.remove(0);
+    assert_eq!(node.drain, "draining");
+    assert_eq!(node.cordon_reason, "its agent is about to end");
+    let events = events(&mut bench, &job).await;
+    let told = events.iter().filter(|event| event.kind == "node_draining");
+    let told: Vec<_> = told.map(|event| event.reason.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "the agent of node node-a is about to end; it waits up to 25 s for its workers to leave in good order"
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,8 @@ use std::{
 use muster_access::Dial;
 use muster_types::WorkerId;
 use tch::Device;
-use tracing::{error, info};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
 
 use crate::{
     control::{Control, Ended, Identity},
@@ -80,6 +81,24 @@ fn end_with_shim() -> Result<(), String> {
     }
 }
 
+/// Has this process pass SIGTERM over: what signals all that an agent has started means the agent, and that one has its workers
+/// leave in good order. One that was started by hand ends.
+async fn pass_over_sigterm() {
+    if std::env::var_os(PARENT).is_none() {
+        return;
+    }
+    match signal(SignalKind::terminate()) {
+        Ok(mut asked) => {
+            while asked.recv().await.is_some() {
+                info!(
+                    "SIGTERM is passed over: the agent decides when this worker ends; SIGINT ends it"
+                );
+            }
+        }
+        Err(error) => warn!(%error, "cannot pass SIGTERM over"),
+    }
+}
+
 /// Runs to the end; returns the exit status: 0 left in good order, 1 failed or expelled, 2 cannot work at all.
 pub fn run(arguments: Arguments) -> i32 {
     if let Err(cause) = end_with_shim() {
@@ -120,6 +139,8 @@ pub fn run(arguments: Arguments) -> i32 {
             return 1;
         }
     };
+    // For as long as the process lives.
+    runtime.spawn(pass_over_sigterm());
     let connection = {
         // Connecting lazily needs a runtime at hand.
         let _context = runtime.enter();

@@ -104,8 +104,8 @@ fn case_17_a_save_that_is_done_after_a_rollback_is_of_a_discarded_branch() {
     world.check_finished(STEPS);
 }
 
-#[test]
-fn a_lost_worker_is_replaced_as_soon_as_the_save_of_a_discarded_branch_has_failed() {
+/// A job that goes back, and has yet to hear that the manifest of a newer state could not be written.
+fn rolled_back_in_the_middle_of_a_save() -> (World, Event) {
     let mut world = training(guarded(OnSpike::Rollback, 5), 13);
     let step = world.status().step.get();
     let members = world.job().members.clone();
@@ -122,6 +122,24 @@ fn a_lost_worker_is_replaced_as_soon_as_the_save_of_a_discarded_branch_has_faile
     let failed = world.shell.pop_back().unwrap();
     assert!(matches!(failed, Event::ManifestDone { .. }));
     say(&mut world, trip(step, false, true));
+    (world, failed)
+}
+
+#[test]
+fn a_rollback_goes_on_as_soon_as_the_save_of_a_discarded_branch_has_failed() {
+    let (mut world, failed) = rolled_back_in_the_middle_of_a_save();
+    assert_eq!(world.resumes().len(), 1, "it may be the newest there is");
+    world.storage_down = false;
+    world.feed(failed);
+    assert_eq!(world.resumes().len(), 2, "no clock has to tick");
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(STEPS);
+}
+
+#[test]
+fn a_lost_worker_is_replaced_as_soon_as_the_save_of_a_discarded_branch_has_failed() {
+    let (mut world, failed) = rolled_back_in_the_middle_of_a_save();
+    let members = world.job().members.clone();
     world.kill(&members[1]);
     world.deliver();
     let placed = world.job().placed.len();

@@ -4,6 +4,7 @@
 mod accounting;
 mod calm;
 mod cases;
+mod draining;
 mod fake;
 mod guard;
 mod lifecycle;

@@ -147,6 +147,7 @@ fn a_stranger_is_killed_and_its_slot_is_taken_until_then() {
         advertise: "a".into(),
         slots: slots(&["cpu"]),
         running: vec![("w-1-elsewhere".into(), 0, 77)],
+        leaving_seconds: None,
     };
     world.feed(Event::AgentConnected(hello));
     assert!(
@@ -216,4 +217,63 @@ fn names_of_workers_differ_between_jobs() {
     world.deliver();
     let first = |number| world.cluster.placements(job_id(number))[0].0.clone();
     assert_ne!(first(1), first(2));
+}
+
+/// A job at step 8 on nodes a and b; then both nodes are lost, with all that runs on them, and nobody tells.
+fn both_lost() -> World {
+    let mut world = World::new();
+    world.add_node("a", 1);
+    world.add_node("b", 1);
+    world.submit(1, spec(30, 1, 2));
+    world.run_to(8);
+    assert_eq!(world.job().members.len(), 2);
+    for node in ["a", "b"].map(NodeName::from) {
+        world.disconnect_agent(&node);
+    }
+    for worker in world.job().members.clone() {
+        world.drop_stream(&worker);
+        world.workers.remove(&worker);
+    }
+    world.deliver();
+    world
+}
+
+#[rstest]
+fn where_all_members_are_known_to_be_gone_a_job_resumes_at_once(
+    #[values(true, false)] restarts: bool,
+) {
+    let mut world = both_lost();
+    if restarts {
+        world.restart_coordinator();
+    }
+    let (a, b) = (NodeName::from("a"), NodeName::from("b"));
+    world.connect_agent(&a);
+    world.deliver();
+    assert_eq!(world.resumes().len(), 1, "the other one may hold step 8");
+    let known_since = world.now.monotonic;
+    world.connect_agent(&b);
+    world.run_until(|world| world.status().step.get() >= 9);
+    // The second failure in a row brings a pause of a second.
+    assert!(world.now.monotonic.since(known_since).as_secs() <= 1);
+    assert!(world.event("expelled").is_empty(), "nobody is waited for");
+    assert_eq!(world.resumes()[1].state.step.get(), 5);
+    assert_eq!(world.run_to_end(), JobState::Finished);
+    world.check_finished(30);
+}
+
+#[rstest]
+fn whoever_may_hold_a_newer_step_is_waited_for_half_a_minute(
+    #[values(true, false)] restarts: bool,
+) {
+    let mut world = both_lost();
+    if restarts {
+        world.restart_coordinator();
+    }
+    world.wait(29);
+    assert!(world.event("expelled").is_empty());
+    world.wait(2);
+    let put_out = &world.event("expelled")[0].reason;
+    assert!(put_out.contains("was silent for 30 s"), "{put_out}");
+    world.add_node("c", 1);
+    assert_eq!(world.run_to_end(), JobState::Finished);
 }

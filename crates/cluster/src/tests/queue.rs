@@ -14,7 +14,7 @@ use crate::{
 type Asked = (i32, u32, u32);
 
 impl World {
-    fn queue_up(&mut self, number: u64, steps: u64, (priority, min, max): Asked) {
+    pub fn queue_up(&mut self, number: u64, steps: u64, (priority, min, max): Asked) {
         self.queue_up_for("", number, steps, (priority, min, max));
     }
 
@@ -27,7 +27,7 @@ impl World {
     }
 
     /// A world whose nodes have had time to come.
-    fn settled(nodes: &[(&str, u32)]) -> Self {
+    pub fn settled(nodes: &[(&str, u32)]) -> Self {
         Self::settled_with(ClusterOptions::default(), nodes)
     }
 
@@ -48,14 +48,14 @@ impl World {
     }
 
     /// Runs until a job trains on so many workers.
-    fn run_to_world_size(&mut self, number: u64, size: u32) {
+    pub fn run_to_world_size(&mut self, number: u64, size: u32) {
         self.run_until(|world| {
             let status = world.status_of(number);
             status.state == JobState::Training && status.world_size == size
         });
     }
 
-    fn slots_of(&self, number: u64) -> usize {
+    pub fn slots_of(&self, number: u64) -> usize {
         self.job_of(number).workers.len()
     }
 
@@ -199,7 +199,7 @@ fn who_gives_way(
         .iter()
         .filter_map(|record| match &record.kind {
             RecordKind::JobPreempted { job, by, .. } => {
-                assert_eq!(*by, job_id(last));
+                assert_eq!(*by, Some(job_id(last)));
                 Some(*job)
             }
             _ => None,

@@ -173,6 +173,7 @@ impl World {
             advertise: format!("{node}.example"),
             slots,
             running,
+            leaving_seconds: None,
         }));
     }
 
@@ -224,7 +225,7 @@ impl World {
             let text = serde_json::to_string(record).unwrap();
             let read: Record = serde_json::from_str(&text).unwrap();
             assert_eq!(&read, record, "a record that does not read back");
-            self.check(record);
+            self.check(record, &turn.cluster);
             self.cluster.apply(record);
             self.journal.push(read);
         }
@@ -270,7 +271,8 @@ impl World {
             .is_some_and(|agent| agent.connected && agent.heard)
     }
 
-    fn check(&mut self, record: &Record) {
+    /// `decided` is what the decision comes to.
+    fn check(&mut self, record: &Record, decided: &Cluster) {
         match &record.kind {
             RecordKind::GenerationFormed {
                 job,
@@ -295,23 +297,35 @@ impl World {
                 };
                 let entry = &self.cluster.jobs[job].job;
                 let stuck = entry.serving().len() < entry.gang();
+                let fair = match by {
+                    Some(by) => priority(*by) > priority(*job) || stuck,
+                    None => {
+                        let mut places = entry.workers.values();
+                        places.any(|it| decided.is_draining(&it.node))
+                    }
+                };
                 assert!(
-                    priority(*by) > priority(*job) || stuck,
-                    "a job gives way to one of no higher priority"
+                    fair,
+                    "a job gives way to one of no higher priority, or for a node where it has nobody"
                 );
             }
             RecordKind::WorkerReleased { job, worker, .. } => {
                 let entry = &self.cluster.jobs[job].job;
                 let kept = entry.workers.keys().filter(|worker| entry.keeps(worker));
+                let node = &entry.workers[worker].node;
+                let drained = self.cluster.is_draining(node) || decided.is_draining(node);
+                let waits = drained && !entry.takes_part(worker);
                 assert!(
-                    kept.count() > entry.gang() && entry.keeps(worker),
+                    (kept.count() > entry.gang() || waits) && entry.keeps(worker),
                     "a job gives back what it needs"
                 );
             }
-            RecordKind::WorkerPlaced { job, node, .. } => {
+            RecordKind::WorkerPlaced {
+                job, node, slot, ..
+            } => {
                 assert!(
-                    !self.cluster.cordons.contains_key(node),
-                    "{job} is placed on a cordoned node"
+                    !decided.is_closed(node, *slot),
+                    "{job} is placed on a node that is cordoned or drained"
                 );
             }
             _ => {}

@@ -49,6 +49,7 @@ const JOB_METHODS: &[(&str, Role)] = &[
     ("Stop", Role::Submitter),
     ("Resume", Role::Submitter),
     ("CordonNode", Role::Admin),
+    ("DrainNode", Role::Admin),
     ("UncordonNode", Role::Admin),
 ];
 

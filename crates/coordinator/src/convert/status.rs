@@ -1,4 +1,4 @@
-use muster_cluster::{CheckpointRef, JobStatus, NodeStatus, PublicEvent, WorkerStatus};
+use muster_cluster::{CheckpointRef, DrainStage, JobStatus, NodeStatus, PublicEvent, WorkerStatus};
 use muster_proto::v1;
 
 use super::down::batch_slots;
@@ -64,6 +64,7 @@ pub(crate) fn node_status(status: NodeStatus) -> v1::NodeStatus {
         device: status.device,
         cordoned: status.cordon.is_some(),
         cordon_reason: status.cordon.unwrap_or_default(),
+        drain: status.drain.map_or("", DrainStage::as_str).to_owned(),
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn agent_hello(hello: v1::AgentHello) -> Result<AgentHello, Status> {
         advertise: hello.advertise,
         slots: hello.slots.into_iter().map(slot).collect(),
         running: hello.running.into_iter().map(running).collect(),
+        leaving_seconds: hello.leaving_seconds,
     })
 }
 

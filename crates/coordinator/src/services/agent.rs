@@ -96,6 +96,10 @@ async fn take(
             node: node.clone(),
             reason: unfit.reason,
         },
+        Some(Kind::Leaving(leaving)) => Event::AgentLeaving {
+            node: node.clone(),
+            grace_seconds: leaving.grace_seconds,
+        },
         Some(Kind::Log(content)) => {
             logs.deliver(content);
             return Ok(());

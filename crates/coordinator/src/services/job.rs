@@ -3,11 +3,12 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use muster_cluster::{Event, JobState};
 use muster_proto::v1::{
     self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, DescribeRequest,
-    DescribeResponse, GetHistoryRequest, GetLogsRequest, GetStatusRequest, JobHistory, JobStatus,
-    ListCheckpointsRequest, ListCheckpointsResponse, ListEventsRequest, ListJobsRequest,
-    ListJobsResponse, ListNodesRequest, ListNodesResponse, ListStepsRequest, LogChunk,
-    ResumeRequest, ResumeResponse, StopRequest, StopResponse, SubmitRequest, SubmitResponse,
-    UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest, job_service_server::JobService,
+    DescribeResponse, DrainNodeRequest, DrainNodeResponse, GetHistoryRequest, GetLogsRequest,
+    GetStatusRequest, JobHistory, JobStatus, ListCheckpointsRequest, ListCheckpointsResponse,
+    ListEventsRequest, ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse,
+    ListStepsRequest, LogChunk, ResumeRequest, ResumeResponse, StopRequest, StopResponse,
+    SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest,
+    job_service_server::JobService,
 };
 use muster_types::{JobId, NodeName};
 use tokio::sync::mpsc;
@@ -421,6 +422,19 @@ impl JobService for Jobs {
             .event(Event::CordonRequested { node, reason })
             .await?;
         Ok(Response::new(CordonNodeResponse {}))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<DrainNodeResponse>, Status> {
+        let DrainNodeRequest { node, reason } = request.into_inner();
+        check_reason(&reason)?;
+        let node = self.node(node).await?;
+        self.core
+            .event(Event::DrainRequested { node, reason })
+            .await?;
+        Ok(Response::new(DrainNodeResponse {}))
     }
 
     async fn describe(

@@ -158,6 +158,7 @@ impl Agent {
             running,
             version: "test".into(),
             host: "host-a".into(),
+            leaving_seconds: None,
         };
         let (outbound, messages) = mpsc::channel(64);
         let kind = Some(agent_message::Kind::Hello(hello));

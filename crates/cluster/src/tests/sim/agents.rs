@@ -23,6 +23,12 @@ pub struct Agent {
     /// The coordinator has taken the hello.
     pub opened: bool,
     pub attempt: u64,
+    /// It is about to end: its grace, in seconds.
+    leaving: Option<u32>,
+    /// The coordinator was told so on this stream.
+    leaving_said: bool,
+    /// How often it was.
+    leaves: u64,
     /// Every worker that was started here, with its end.
     table: BTreeMap<WorkerId, Entry>,
     pids: u32,
@@ -45,6 +51,9 @@ impl Agent {
             session: None,
             opened: false,
             attempt: 0,
+            leaving: None,
+            leaving_said: false,
+            leaves: 0,
             table: BTreeMap::new(),
             pids: 0,
         }
@@ -76,10 +85,92 @@ impl World {
         if std::mem::replace(&mut agent.up, false) {
             say!(self, "agent {node} dies");
             agent.opened = false;
+            agent.leaving = None;
             if let Some(session) = agent.session.take() {
                 self.client_dies(session);
             }
         }
+    }
+
+    /// SIGTERM: it says that it is about to end, and waits for its workers to leave.
+    pub fn agent_leaves(&mut self, node: &NodeName, grace_seconds: u32) {
+        let Some(agent) = self.agents.get_mut(node) else {
+            return;
+        };
+        if !agent.up || agent.leaving.is_some() {
+            return;
+        }
+        say!(self, "agent {node} is about to end, in {grace_seconds} s");
+        self.coverage.count("agents that left");
+        agent.leaving = Some(grace_seconds);
+        agent.leaving_said = false;
+        agent.leaves += 1;
+        let number = agent.leaves;
+        self.say_that_it_leaves(node);
+        let end = Action::AgentEnds {
+            node: node.clone(),
+            number,
+        };
+        self.after(u64::from(grace_seconds) * 1000, end);
+        self.ends_if_empty(node);
+    }
+
+    fn say_that_it_leaves(&mut self, node: &NodeName) {
+        let Some(agent) = self.agents.get_mut(node) else {
+            return;
+        };
+        let (Some(session), Some(grace_seconds), true) =
+            (agent.session, agent.leaving, agent.opened)
+        else {
+            return;
+        };
+        if !std::mem::replace(&mut agent.leaving_said, true) {
+            let event = Event::AgentLeaving {
+                node: node.clone(),
+                grace_seconds,
+            };
+            self.send_up(session, event);
+        }
+    }
+
+    fn ends_if_empty(&mut self, node: &NodeName) {
+        if !self.workers_on(node).is_empty() {
+            return;
+        }
+        if let Some(agent) = self.agents.get(node).filter(|it| it.leaving.is_some()) {
+            self.coverage.count("agents that left an empty node");
+            let end = Action::AgentEnds {
+                node: node.clone(),
+                number: agent.leaves,
+            };
+            self.after(20, end);
+        }
+    }
+
+    /// An agent that was about to end does: first its workers, then itself. Another one comes in its place.
+    pub fn agent_ends(&mut self, node: &NodeName, number: u64) {
+        let is_due = |agent: &Agent| agent.leaving.is_some() && agent.leaves == number;
+        if !self.agents.get(node).is_some_and(is_due) {
+            return;
+        }
+        let left = self.workers_on(node);
+        if left.is_empty() {
+            self.stop_agent(node);
+            let pause = self.rng.between(300, 20_000);
+            let node = node.clone();
+            return self.after(pause, Action::StartAgent { node });
+        }
+        for worker in left {
+            let ended = Exit {
+                code: None,
+                signal: Some(2),
+                start_error: String::new(),
+                stderr_tail: String::new(),
+            };
+            self.end(&worker, ended);
+        }
+        let node = node.clone();
+        self.after(100, Action::AgentEnds { node, number });
     }
 
     /// The machine is gone, with all that runs on it.
@@ -109,6 +200,8 @@ impl World {
         let agent = self.agents.get_mut(node).expect("an agent that connects");
         agent.session = Some(session);
         agent.opened = false;
+        agent.leaving_said = true;
+        let leaving_seconds = agent.leaving;
         agent
             .table
             .values_mut()
@@ -126,6 +219,7 @@ impl World {
             running: running
                 .map(|(worker, entry)| (worker.clone(), entry.slot, entry.pid))
                 .collect(),
+            leaving_seconds,
         })
     }
 
@@ -140,6 +234,7 @@ impl World {
             Down::Opened => {
                 agent.opened = true;
                 self.tell_exits(node);
+                self.say_that_it_leaves(node);
             }
             Down::Start { job, worker, slot } => self.spawn(node, job, &worker, slot),
             Down::Kill { worker } => {
@@ -282,6 +377,7 @@ impl World {
 
     pub fn ended(&mut self, node: &NodeName, _worker: &WorkerId) {
         self.tell_exits(node);
+        self.ends_if_empty(node);
     }
 
     fn tell_exits(&mut self, node: &NodeName) {

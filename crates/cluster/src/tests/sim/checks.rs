@@ -5,6 +5,7 @@ use muster_types::{Generation, JobId, StateId, Step, WorkerId};
 
 use super::{
     content::{self, Content},
+    coordinator::Coordinator,
     oracle::{Line, Made},
     storage::Read,
     violation::must,
@@ -87,17 +88,25 @@ impl World {
             RecordKind::WorkerReleased { worker, .. } => {
                 let entry = &self.coordinator.cluster.jobs[&job].job;
                 let kept = entry.workers.keys().filter(|worker| entry.keeps(worker));
+                // Whoever waits on a node that is drained is replaced elsewhere.
+                let node = &entry.workers[worker].node;
+                let Coordinator {
+                    cluster, decided, ..
+                } = &self.coordinator;
+                let drained = cluster.is_draining(node) || decided.is_draining(node);
+                let waits = drained && !entry.takes_part(worker);
                 must!(
-                    kept.count() > entry.gang() && entry.keeps(worker),
+                    (kept.count() > entry.gang() || waits) && entry.keeps(worker),
                     FairShare,
                     "a job gives back what it needs"
                 );
             }
-            RecordKind::WorkerPlaced { node, .. } => {
+            RecordKind::WorkerPlaced { node, slot, .. } => {
+                let decided = &self.coordinator.decided;
                 must!(
-                    !self.coordinator.cluster.cordons.contains_key(node),
+                    !decided.is_cordoned(node, *slot) && !decided.is_draining(node),
                     FairShare,
-                    "{job} is placed on the cordoned node {node}"
+                    "{job} is placed on {node}, which is cordoned or drained"
                 );
             }
             RecordKind::JobState { state, reason, .. } => self.check_state(job, *state, reason),
@@ -207,7 +216,21 @@ impl World {
         line.line.retain(|step, _| *step <= state.step);
     }
 
-    fn check_preempted(&mut self, job: JobId, by: JobId) {
+    fn check_preempted(&mut self, job: JobId, by: Option<JobId>) {
+        let Some(by) = by else {
+            self.coverage
+                .count("jobs that save since their nodes are drained");
+            let Coordinator {
+                cluster, decided, ..
+            } = &self.coordinator;
+            let mut places = cluster.jobs[&job].job.workers.values();
+            must!(
+                places.any(|placement| decided.is_draining(&placement.node)),
+                FairShare,
+                "{job} gives way to nobody"
+            );
+            return;
+        };
         self.coverage.count("jobs preempted");
         let priority = |job| self.coordinator_spec(job).queue.priority;
         let entry = &self.coordinator.cluster.jobs[&job].job;

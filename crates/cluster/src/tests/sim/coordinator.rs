@@ -20,6 +20,8 @@ use crate::{
 pub struct Coordinator {
     pub up: bool,
     pub cluster: Cluster,
+    /// What the decision that is being carried out comes to.
+    pub decided: Cluster,
     /// What replay would make of the records so far.
     replica: Cluster,
     pub disk: Disk,
@@ -74,6 +76,7 @@ impl Coordinator {
         Self {
             up: false,
             cluster: Cluster::new(options.clone()),
+            decided: Cluster::new(options.clone()),
             replica: Cluster::new(options.clone()),
             disk: Disk::default(),
             superseded: Superseded::default(),
@@ -295,7 +298,7 @@ impl World {
         let now = self.coordinator_now();
         let mut turn = Turn::new(&self.coordinator.cluster, now);
         turn.handle(event);
-        let decided = turn.cluster.clone();
+        self.coordinator.decided = turn.cluster.clone();
         let decision = turn.into_decision();
         let death = if decision.records.is_empty() {
             None
@@ -336,7 +339,9 @@ impl World {
         for note in notes {
             self.coordinator.cluster.note(note);
         }
-        let cluster = &self.coordinator.cluster;
+        let Coordinator {
+            cluster, decided, ..
+        } = &self.coordinator;
         must!(
             cluster.jobs == decided.jobs
                 && cluster.nodes == decided.nodes

@@ -4,9 +4,13 @@ use super::{
     coordinator::Death,
     network::Peer,
     plan::Fault,
+    violation::must,
     world::{Action, World, say},
 };
-use crate::{Event, JobState};
+use crate::{DrainStage, Event, JobState};
+
+/// Longer than all bounds that a worker can overrun one after the other.
+const UNTIL_EMPTY_MS: u64 = 1_800_000;
 
 /// What ends a fault.
 #[derive(Clone, Debug)]
@@ -89,6 +93,17 @@ impl World {
                 let node = self.any_node();
                 self.stop_agent(&node);
                 self.after(a_while, Action::StartAgent { node });
+            }
+            Fault::AgentLeaves => {
+                let node = self.any_node();
+                let grace_seconds = *self.rng.pick(&[1, 5, 25, 300]).unwrap_or(&25);
+                self.agent_leaves(&node, grace_seconds);
+                if self.rng.percent(30) {
+                    // As where a whole allocation ends.
+                    for node in self.agents.keys().cloned().collect::<Vec<_>>() {
+                        self.agent_leaves(&node, grace_seconds);
+                    }
+                }
             }
             Fault::CrashCoordinator => {
                 self.coverage.count("coordinator crashes asked for");
@@ -254,11 +269,12 @@ impl World {
         };
         let (node, reason) = (self.any_node(), "at random".to_owned());
         let grace_seconds = self.rng.below(30) as u32;
-        let event = match self.rng.below(6) {
+        let event = match self.rng.below(8) {
             0 => Event::StopRequested { job, grace_seconds },
             1 => Event::CancelRequested { job, reason },
             2 => Event::CordonRequested { node, reason },
             3 => Event::UncordonRequested { node },
+            4 | 5 => Event::DrainRequested { node, reason },
             _ => Event::ResumeRequested { job },
         };
         self.take(event);
@@ -329,8 +345,24 @@ impl World {
         }
         self.retry_collectives();
         for node in self.agents.keys().cloned().collect::<Vec<_>>() {
-            self.take(Event::UncordonRequested { node });
+            if self.coordinator.cluster.is_to_be_empty(&node) {
+                self.after(UNTIL_EMPTY_MS, Action::UseAgain { node });
+            } else {
+                self.take(Event::UncordonRequested { node });
+            }
         }
+    }
+
+    /// A node that was drained when things calmed down is empty by now, whatever its jobs could or could not do elsewhere.
+    pub fn use_again(&mut self, node: NodeName) {
+        self.coverage.count("nodes drained");
+        let stage = self.coordinator.cluster.drain_stage(&node);
+        must!(
+            stage != Some(DrainStage::Draining),
+            Convergence,
+            "node {node} is drained, and never empty"
+        );
+        self.take(Event::UncordonRequested { node });
     }
 
     /// Takes up again what was stopped or has failed. Returns whether all is done that can be.

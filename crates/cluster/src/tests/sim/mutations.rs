@@ -7,7 +7,7 @@ use super::{
     sabotage::Sabotage,
     seeds::{sweep, words},
     violation::Invariant::{
-        self, AllOrNothing, Assertion, ConstantBatch, Convergence, ExactlyOnce, Fencing,
+        self, AllOrNothing, Assertion, ConstantBatch, Convergence, ExactlyOnce, FairShare, Fencing,
         NothingLost, OneHistory, OneWorkerASlot, Perseverance, RankOrder, ReplicasAgree,
     },
 };
@@ -49,6 +49,7 @@ fn is_found(broken: Broken, seeds: u64, expected: &[Invariant]) {
 #[case(Mutation::NewcomersFirst, 100, &[RankOrder])]
 #[case(Mutation::StrikesStay, 800, &[Perseverance])]
 #[case(Mutation::LossUnnoticed, 100, &[Convergence])]
+#[case(Mutation::LeavingOffered, 100, &[FairShare])]
 fn a_broken_rule_of_the_core_is_found(
     #[case] mutation: Mutation,
     #[case] seeds: u64,

@@ -120,6 +120,9 @@ fn whatever_happens_the_invariants_hold_and_all_ends() {
             "jobs preempted",
             "batches skipped",
             "spares that took a place",
+            "nodes drained",
+            "agents that left an empty node",
+            "jobs that save since their nodes are drained",
         ] {
             assert!(coverage.of(what) > 0, "{what}: never");
         }

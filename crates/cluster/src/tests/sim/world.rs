@@ -109,6 +109,14 @@ pub enum Action {
     StartAgent {
         node: NodeName,
     },
+    /// An agent that is about to end does.
+    AgentEnds {
+        node: NodeName,
+        number: u64,
+    },
+    UseAgain {
+        node: NodeName,
+    },
     /// A training thread comes to something.
     Thread {
         worker: WorkerId,
@@ -254,6 +262,8 @@ impl World {
             Action::Sync { epoch } => self.sync(epoch),
             Action::StartCoordinator => self.start_coordinator(),
             Action::StartAgent { node } => self.start_agent(&node),
+            Action::AgentEnds { node, number } => self.agent_ends(&node, number),
+            Action::UseAgain { node } => self.use_again(node),
             Action::Thread {
                 worker,
                 token,
