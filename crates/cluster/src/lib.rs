@@ -36,6 +36,7 @@ mod pace;
 mod placement;
 mod preempt;
 mod queue;
+mod ranks;
 mod record;
 mod reshape;
 mod saves;

@@ -2,6 +2,7 @@ use muster_types::{NodeName, WorkerId};
 
 use crate::{
     RecordKind, SlotOffer,
+    cluster::JobEntry,
     contender::Place,
     job_turn::JobTurn,
     queue::Share,
@@ -13,6 +14,10 @@ impl Turn {
     /// Carries out what is planned: fills slots, and has others give theirs back.
     pub fn place(&mut self) {
         self.lift_cordons();
+        let is_over = |entry: &JobEntry| entry.job.state.is_over();
+        if self.cluster.jobs.values().all(is_over) {
+            return;
+        }
         let mut plan = self.cluster.plan(self.now.monotonic);
         for (job, by, reason) in plan.preemptions {
             let words = self
@@ -31,7 +36,7 @@ impl Turn {
         }
         for job in self.cluster.in_order() {
             let wanted = plan.recalls.remove(&job).unwrap_or_default();
-            let is_new = |entry: &crate::cluster::JobEntry| entry.volatile.recalled != wanted;
+            let is_new = |entry: &JobEntry| entry.volatile.recalled != wanted;
             if self.cluster.jobs.get(&job).is_some_and(is_new) {
                 self.with(job, |turn| turn.recall(wanted));
             }

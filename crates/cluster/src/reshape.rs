@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use muster_types::{Generation, WorkerId};
 
-use crate::{OpenCause, Order, RecordKind, job_turn::JobTurn, lifecycle::LeaveHow};
+use crate::{OpenCause, Order, RecordKind, job_turn::JobTurn, lifecycle::LeaveHow, volatile::View};
 
 impl JobTurn<'_> {
     /// Takes newcomers along and gives recalled slots back: members leave together at a boundary, and the next generation
@@ -10,9 +10,11 @@ impl JobTurn<'_> {
     pub fn reshape(&mut self) {
         let generation = self.job.generation;
         let present = self.present_members();
-        let some_left = present
-            .iter()
-            .any(|member| self.left_at_boundary(member, generation));
+        let at_boundary = |view: &View| view.at_boundary == Some(generation);
+        let some_left = self.volatile.workers.values().any(at_boundary)
+            && present
+                .iter()
+                .any(|member| self.left_at_boundary(member, generation));
         // Of those that have left at a boundary, a job that is to leave makes one more generation, in which they save.
         let leaves = self.job.is_to_leave() && !some_left;
         if leaves || self.is_finishing() || present.is_empty() {
@@ -51,12 +53,9 @@ impl JobTurn<'_> {
             return Some(reason.clone());
         }
         let is_new = |worker: &WorkerId| {
-            self.is_warm(worker)
-                && self.is_heard(worker)
-                && !present.contains(worker)
-                && !self.is_recalled(worker)
+            self.is_warm(worker) && self.is_heard(worker) && !self.is_recalled(worker)
         };
-        let newcomer = self.present().into_iter().find(is_new)?;
+        let newcomer = self.waiting().into_iter().find(is_new)?;
         (present.len() < self.job.capacity()).then(|| format!("worker {newcomer} is warm"))
     }
 
@@ -104,7 +103,7 @@ impl JobTurn<'_> {
         let spare = present.len().saturating_sub(self.job.gang());
         let recalled = self.volatile.recalled.iter();
         recalled
-            .filter(|(worker, _)| present.contains(worker))
+            .filter(|(worker, _)| self.job.rank_of(worker).is_some() && self.is_present(worker))
             .take(spare)
             .map(|(worker, reason)| (worker.clone(), reason.clone()))
             .collect()
@@ -145,6 +144,9 @@ impl JobTurn<'_> {
                     self.release(&worker, reason);
                 }
             }
+        }
+        if self.job.keeps_all() {
+            return;
         }
         for worker in self.job.serving() {
             if !self.job.keeps(&worker) {

@@ -7,7 +7,13 @@ use muster_types::{Generation, JobId, NodeName, Now, Position, Segment, Step, Wo
 
 use crate::{
     AgentHello, Cluster, Command, Decision, Event, Note, Order, Record, RecordKind, Submission,
-    cordons::Cordon, job_turn::JobTurn, volatile::NoteKind,
+    WorkerMessage,
+    cluster::JobEntry,
+    cordons::Cordon,
+    job::Phase,
+    job_turn::JobTurn,
+    mutation::{Mutation, is_planted},
+    volatile::NoteKind,
 };
 
 /// One event being decided: its consequences are tried on a copy, so that each sees those before it.
@@ -17,6 +23,10 @@ pub(crate) struct Turn {
     pub(crate) decision: Decision,
     /// Jobs whose volatile state may have changed.
     pub(crate) touched: BTreeSet<JobId>,
+    /// Those of them whose rules have not been followed since.
+    unsettled: BTreeSet<JobId>,
+    /// Steps of workers that others had reported before.
+    steps: BTreeMap<JobId, Vec<(WorkerId, Step)>>,
     nodes_touched: bool,
 }
 
@@ -27,12 +37,18 @@ impl Turn {
             now,
             decision: Decision::default(),
             touched: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            steps: BTreeMap::new(),
             nodes_touched: false,
         }
     }
 
     /// The decision; its notes are what has become of the copy.
     pub fn into_decision(mut self) -> Decision {
+        for (job, steps) in self.steps {
+            let note = |(worker, step)| Note(NoteKind::Step(job, worker, step));
+            self.decision.notes.extend(steps.into_iter().map(note));
+        }
         for job in self.touched {
             if let Some(entry) = self.cluster.jobs.get(&job) {
                 self.decision
@@ -48,17 +64,44 @@ impl Turn {
         self.decision
     }
 
-    pub fn handle(&mut self, event: Event) {
-        let frees_slots = matches!(
-            event,
-            Event::AgentConnected(_)
-                | Event::AgentDisconnected { .. }
-                | Event::WorkerExited { .. }
-                | Event::ManifestDone { .. }
-                | Event::Tick
-                | Event::Submitted(_)
-        );
+    /// What the decision leaves behind, for whoever checks it.
+    #[cfg(test)]
+    pub fn outcome(&self) -> Cluster {
+        let mut cluster = self.cluster.clone();
+        for (job, steps) in &self.steps {
+            for (worker, step) in steps {
+                cluster.note(Note(NoteKind::Step(*job, worker.clone(), *step)));
+            }
+        }
+        cluster
+    }
+
+    pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut frees_slots = false;
         self.wake_up();
+        for event in events {
+            frees_slots |= event.frees_slots();
+            if !event.is_of_one_worker() {
+                self.settle();
+            }
+            self.take_in(event);
+        }
+        self.settle();
+        let is_idle = self.touched.is_empty() && self.decision.records.is_empty();
+        if is_idle && !self.nodes_touched && !frees_slots {
+            return;
+        }
+        self.judge_places();
+        // Placement looks at all jobs, so it is left out where nothing can have come of the events.
+        if frees_slots || !self.decision.records.is_empty() {
+            self.place();
+        }
+        for job in self.touched.clone() {
+            self.with_entry(job, |turn| turn.show_state());
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::Submitted(submission) => self.submit(submission),
             Event::StopRequested { job, grace_seconds } => {
@@ -74,14 +117,14 @@ impl Turn {
             Event::AgentConnected(hello) => self.agent_connected(&hello),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),
             Event::WorkerStarted { worker, pid } => {
-                self.with_worker(&worker, |turn| turn.worker_started(&worker, pid))
+                self.hear(&worker, |turn| turn.worker_started(&worker, pid));
             }
             Event::WorkerExited { worker, exit } => {
                 self.forget_stranger(&worker);
-                self.with_worker(&worker, |turn| turn.worker_exited(&worker, &exit));
+                self.hear(&worker, |turn| turn.worker_exited(&worker, &exit));
             }
             Event::WorkerDisconnected { worker } => {
-                self.with_worker(&worker, |turn| turn.worker_disconnected(&worker));
+                self.hear(&worker, |turn| turn.worker_disconnected(&worker));
             }
             Event::Worker {
                 job,
@@ -89,8 +132,11 @@ impl Turn {
                 generation,
                 message,
             } => {
-                if self.cluster.jobs.contains_key(&job) {
-                    self.with(job, |turn| turn.worker_says(&worker, generation, message));
+                if let Some(step) = self.repeated(job, &worker, generation, &message) {
+                    self.steps.entry(job).or_default().push((worker, step));
+                } else if self.cluster.jobs.contains_key(&job) {
+                    self.with_entry(job, |turn| turn.worker_says(&worker, generation, message));
+                    self.unsettled.insert(job);
                 } else {
                     let reason = format!("no job {job} is on record here");
                     let order = Order::Expelled { reason };
@@ -110,13 +156,41 @@ impl Turn {
             }
             Event::Tick => self.tick(),
         }
-        self.judge_places();
-        // Placement looks at all jobs, so it is left out where nothing can have come of the event.
-        if frees_slots || !self.decision.records.is_empty() {
-            self.place();
-        }
-        for job in self.touched.clone() {
-            self.with_entry(job, |turn| turn.show_state());
+    }
+
+    /// The step of a member that says no more than what others have reported before it: thousands of them say each step
+    /// again, and nothing follows.
+    fn repeated(
+        &self,
+        job: JobId,
+        worker: &WorkerId,
+        generation: Generation,
+        message: &WorkerMessage,
+    ) -> Option<Step> {
+        let WorkerMessage::Report { steps } = message else {
+            return None;
+        };
+        let JobEntry { job, volatile } = self.cluster.jobs.get(&job)?;
+        let is_member = job.phase == Phase::Active
+            && generation == job.generation
+            && job.keeps(worker)
+            && job.rank_of(worker).is_some();
+        let is_known = volatile.workers.get(worker)?.generation == generation
+            && volatile.round.generation == generation
+            && !job.state.is_over();
+        let newest = steps.iter().map(|metrics| metrics.step).max()?;
+        let resume = job.resume.as_ref()?.state.step;
+        let is_said = |step: Step| step > resume && volatile.ledger.has(step);
+        let said = steps.iter().all(|metrics| is_said(metrics.step));
+        // At the end, who has come to the last step is looked at.
+        let nothing_new = is_member && is_known && said && newest < job.total_steps();
+        (nothing_new && !is_planted(Mutation::RepeatedReport)).then_some(newest)
+    }
+
+    /// Follows the rules of the jobs that something was heard of.
+    fn settle(&mut self) {
+        for job in std::mem::take(&mut self.unsettled) {
+            self.with(job, |_| {});
         }
     }
 
@@ -133,25 +207,31 @@ impl Turn {
             return;
         };
         self.touched.insert(id);
+        let mut volatile = entry.volatile;
+        for (worker, step) in self.steps.remove(&id).unwrap_or_default() {
+            Arc::make_mut(&mut volatile).has_reached(&worker, step);
+        }
         let mut turn = JobTurn {
             id,
             job: entry.job,
-            volatile: entry.volatile,
+            volatile,
             options: &self.cluster.options,
             now: self.now,
             decision: &mut self.decision,
         };
         act(&mut turn);
-        let entry = crate::cluster::JobEntry {
+        let entry = JobEntry {
             job: turn.job,
             volatile: turn.volatile,
         };
         self.cluster.jobs.insert(id, entry);
     }
 
-    fn with_worker(&mut self, worker: &WorkerId, act: impl FnOnce(&mut JobTurn<'_>)) {
+    /// Lets the job of a worker take in what was heard of it.
+    fn hear(&mut self, worker: &WorkerId, act: impl FnOnce(&mut JobTurn<'_>)) {
         if let Some(job) = self.cluster.job_of(worker) {
-            self.with(job, act);
+            self.with_entry(job, act);
+            self.unsettled.insert(job);
         }
     }
 
@@ -288,7 +368,7 @@ impl Turn {
         self.cluster.apply(&record);
         self.decision.records.push(record);
         for job in self.cluster.in_order() {
-            let is_over = |entry: &crate::cluster::JobEntry| entry.job.state.is_over();
+            let is_over = |entry: &JobEntry| entry.job.state.is_over();
             if !self.cluster.jobs.get(&job).is_none_or(is_over) {
                 self.with(job, |turn| {
                     let details = [("node", node.as_str().into())];

@@ -8,6 +8,7 @@ use muster_types::{Generation, JobId, Monotonic, StateId, Step, WorkerId};
 use crate::{
     ProbeAnswer,
     faults::{Fault, Scene},
+    job::{Job, Placement},
     ledger::Ledger,
     nodes::Nodes,
     pace::Pace,
@@ -16,13 +17,15 @@ use crate::{
 
 /// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
 ///
-/// It holds the new volatile state as a whole, so notes neither depend on their order nor on the records.
+/// It holds the new volatile state as a whole, or a worker's step, so notes neither depend on their order nor on the records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note(pub(crate) NoteKind);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum NoteKind {
     Job(JobId, Arc<Volatile>),
+    /// A worker has come to a step that others have reported. Nothing else has changed.
+    Step(JobId, WorkerId, Step),
     Nodes(Arc<Nodes>),
 }
 
@@ -56,6 +59,28 @@ pub(crate) struct Volatile {
     pub wake: Option<Monotonic>,
 }
 
+impl Volatile {
+    /// A worker has committed a step.
+    pub fn has_reached(&mut self, worker: &WorkerId, step: Step) {
+        if let Some(view) = self.workers.get_mut(worker) {
+            view.step = view.step.max(Some(step));
+        }
+    }
+}
+
+/// Each worker whose slot is not known to be empty, with what is known of it: in one pass over both.
+pub(crate) fn with_views<'a>(
+    job: &'a Job,
+    volatile: &'a Volatile,
+) -> impl Iterator<Item = (&'a WorkerId, &'a Placement, Option<&'a View>)> {
+    let mut views = volatile.workers.iter().peekable();
+    job.workers.iter().map(move |(worker, placement)| {
+        while views.next_if(|(other, _)| *other < worker).is_some() {}
+        let view = views.next_if(|(other, _)| *other == worker);
+        (worker, placement, view.map(|(_, view)| view))
+    })
+}
+
 /// What is known of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct View {
@@ -67,10 +92,10 @@ pub(crate) struct View {
     pub disconnected_at: Option<Monotonic>,
     /// Since when its agent is out of reach.
     pub node_lost_at: Option<Monotonic>,
-    pub address: String,
+    pub address: Arc<str>,
     pub warm: bool,
     /// Under which numerics it computes; empty until it is warm.
-    pub fingerprint: String,
+    pub fingerprint: Arc<str>,
     /// The generation that it last said it is in.
     pub generation: Generation,
     /// From its attach; for former members only `fenced` counts.
@@ -89,7 +114,7 @@ pub(crate) struct View {
     /// The generation in which it did not get ready in time.
     pub slow_in: Option<Generation>,
     pub step: Option<Step>,
-    pub phase: String,
+    pub phase: Arc<str>,
     /// The generation that its phase is of: what it was about before says nothing.
     pub phase_in: Generation,
     /// What it answered to a probe last.
@@ -109,9 +134,9 @@ impl View {
             connected: false,
             disconnected_at: None,
             node_lost_at: None,
-            address: String::new(),
+            address: "".into(),
             warm: false,
-            fingerprint: String::new(),
+            fingerprint: "".into(),
             generation: Generation(0),
             holdings: None,
             fenced: None,
@@ -123,7 +148,7 @@ impl View {
             at_boundary: None,
             slow_in: None,
             step: None,
-            phase: String::new(),
+            phase: "".into(),
             phase_in: Generation(0),
             answer: None,
             diverged: None,

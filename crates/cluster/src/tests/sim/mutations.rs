@@ -36,7 +36,7 @@ fn is_found(broken: Broken, seeds: u64, expected: &[Invariant]) {
 #[case(Mutation::UnstatedState, 50, &[NothingLost, ReplicasAgree])]
 #[case(Mutation::DiscardedState, 200, &[ExactlyOnce, OneHistory, Assertion])]
 #[case(Mutation::DiscardedBeyondRollback, 200, &[ExactlyOnce])]
-#[case(Mutation::LateManifest, 4000, &[NothingLost, AllOrNothing, Assertion])]
+#[case(Mutation::LateManifest, 4000, &[NothingLost, AllOrNothing, Assertion, Convergence])]
 #[case(Mutation::ManifestOfSomeParts, 20, &[AllOrNothing])]
 #[case(Mutation::PartAcknowledgedEarly, 20, &[AllOrNothing])]
 #[case(Mutation::SeedAgain, 200, &[Assertion, NothingLost])]
