@@ -15,7 +15,10 @@ pub async fn job(
     output: Output,
     words: impl FnOnce(&str) -> String,
 ) -> Result<(), Failure> {
-    let request = GetStatusRequest { job_id };
+    let request = GetStatusRequest {
+        job_id,
+        ..GetStatusRequest::default()
+    };
     let status = client.get_status(request).await?.into_inner();
     match output {
         Output::Json => output::json_line(&status),

@@ -5,7 +5,7 @@ use std::{
 
 use clap::Args;
 use muster_access::{Connection, Credentials, Dial, DialError};
-use muster_proto::v1::{ListJobsRequest, job_service_client::JobServiceClient};
+use muster_proto::v1::{ListJobsRequest, StatusView, job_service_client::JobServiceClient};
 
 use crate::failure::Failure;
 
@@ -75,12 +75,19 @@ pub fn failure(error: DialError) -> Failure {
     }
 }
 
+/// Asks for all jobs, without their workers.
+pub fn summaries() -> ListJobsRequest {
+    ListJobsRequest {
+        view: StatusView::Summary.into(),
+    }
+}
+
 /// The job that was named, else the newest one.
 pub async fn job_or_newest(client: &mut Client, job: Option<String>) -> Result<String, Failure> {
     if let Some(job) = job {
         return Ok(job);
     }
-    let jobs = client.list_jobs(ListJobsRequest {}).await?.into_inner();
+    let jobs = client.list_jobs(summaries()).await?.into_inner();
     match jobs.jobs.into_iter().next() {
         Some(newest) => Ok(newest.job_id),
         None => Err(Failure::operation("the coordinator has no jobs yet")

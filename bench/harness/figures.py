@@ -45,6 +45,48 @@ def steps_alone(lines, world_of, world, killed_at):
     return statistics.median(b["seen"] - a["seen"] for a, b in pairs) if pairs else None
 
 
+# Steps at the beginning of a generation that say nothing of the usual pace.
+SETTLING = 10
+
+
+def undisturbed(lines, world_of, world, kills):
+    """Seconds a step in each stretch of steps that `world` workers made undisturbed: from the first steps of a generation to
+    the next kill. Those of the generation that a kill ended count up to it."""
+    paces = []
+    for generation in dict.fromkeys(line["generation"] for line in lines):
+        if world_of(generation) != world:
+            continue
+        mine = [line for line in lines if line["generation"] == generation]
+        until = min((kill for kill in kills if kill > mine[0]["seen"]), default=float("inf"))
+        mine = [line for line in mine[SETTLING:] if line["seen"] < until]
+        if mine and mine[-1]["seen"] > mine[0]["seen"]:
+            paces.append((mine[-1]["seen"] - mine[0]["seen"]) / (mine[-1]["step"] - mine[0]["step"]))
+    return paces
+
+
+def goodput(lines, world_of, world, kills):
+    """Useful time over wall time, both from the first committed step to the last.
+
+    Useful time is what the committed steps take undisturbed: their number times the median of `undisturbed`. A step that was
+    lost and done again is one step.
+    """
+    paces = undisturbed(lines, world_of, world, kills)
+    if not paces:
+        raise ValueError("no stretch of steps was left undisturbed")
+    first, last = lines[0], max(lines, key=lambda line: line["step"])
+    steps, wall = last["step"] - first["step"], last["seen"] - first["seen"]
+    step_s = statistics.median(paces)
+    return {
+        "goodput": steps * step_s / wall,
+        "steps": steps,
+        "wall_s": wall,
+        "undisturbed_step_s": step_s,
+        "fastest_step_s": min(paces),
+        "slowest_step_s": max(paces),
+        "stretches": len(paces),
+    }
+
+
 def torchrun_recovery(events, killed_at):
     """None until the restarted processes were past the step that the killed ones had reached."""
     steps = [event for event in events if event["event"] == "step"]

@@ -350,6 +350,73 @@ def replicas(rows):
     return lines + table(header, body)
 
 
+def goodput(rows):
+    lines = ["## Goodput while workers are killed", ""]
+    lines += [
+        "Useful time over wall time, both from the first committed step to the last. Useful time is the number of committed"
+        " steps times the undisturbed time of a step: the median over the stretches that all workers trained between a recovery"
+        " and the next kill, in the same run.",
+        "",
+    ]
+    body = []
+    for row in done(rows):
+        found = row["figures"]
+        body.append(
+            (
+                row["case"],
+                f"{found['kills']}, one each {found['every_s']} s, seed {found['seed']}",
+                f"**{found['goodput'] * 100:.2f} %**",
+                f"{found['steps']:,}",
+                f"{found['wall_s']:.1f}",
+                f"{found['undisturbed_step_s'] * 1000:.2f} ({found['fastest_step_s'] * 1000:.2f}–"
+                f"{found['slowest_step_s'] * 1000:.2f}), {found['stretches']} stretches",
+            )
+        )
+    header = ("case", "kills", "goodput", "committed steps", "wall time, s", "undisturbed step, ms")
+    return lines + table(header, body)
+
+
+def scale(rows):
+    lines = ["## One coordinator, many workers", ""]
+    lines += [
+        "The coordinator is real; the workers are simulated by one other process, which speaks the real protocol to it and shares"
+        " the machine's cores with it. Each worker reports once a second. Summaries of the job's status are asked for ten times a"
+        " second meanwhile, on a connection of their own.",
+        "",
+    ]
+    for row in done(rows):
+        found = row["figures"]
+        facts = [
+            ("connections", f"{found['connections']}, of up to {found['streams']} workers each; agents share them"),
+            ("from the submit to the last worker's attach, s", f"{found['attaching_s']:.2f}"),
+            ("the last worker is warm to the last one's `Form`, s", f"**{found['forming_s']:.3f}**"),
+            ("… to all workers at work, s", f"{found['training_s']:.3f}"),
+            ("workers' messages a second", f"{found['messages_per_second']:,.0f} for {found['seconds']} s"),
+            ("CPU of the coordinator / of the simulated workers, cores", f"**{found['cores']:.2f}** / {found['own_cores']:.2f}"),
+            ("memory of the coordinator, MiB", f"{found['memory_mib']:.0f}, at most {found['largest_mib']:.0f}"),
+            (
+                "a status summary, ms: median / 99 % / largest",
+                f"{found['summary_median_ms']:.2f} / **{found['summary_p99_ms']:.2f}** / {found['summary_largest_ms']:.2f}"
+                f" of {found['summaries']}",
+            ),
+            ("the whole status, with each worker, ms", f"{found['full_status_ms']:.1f}"),
+            ("growth of the journal, bytes a second", f"{found['journal_bytes_per_second']:,.0f}"),
+        ]
+        deaths = (
+            ("a worker's death to the last survivor's `Form`, s", "survivors_formed_s"),
+            ("… to the last `Form` with its replacement, s", "all_formed_s"),
+            ("… to all workers at work, s", "all_training_s"),
+        )
+        if found["lost"]:
+            facts += [(title, spread(summary(lost[name] for lost in found["lost"]), 2)) for title, name in deaths]
+        lines += [f"{row['case']}; {row['hardware']['cores']} cores for both:", ""] + table(("", ""), facts)
+    return lines
+
+
+def done(rows):
+    return [row for row in rows if row["error"] is None]
+
+
 SECTIONS = (
     ("throughput", throughput),
     ("startup", startup),
@@ -358,6 +425,8 @@ SECTIONS = (
     ("kills", kills),
     ("canonical", canonical),
     ("replicas", replicas),
+    ("goodput", goodput),
+    ("scale", scale),
 )
 
 

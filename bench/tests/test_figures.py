@@ -32,6 +32,31 @@ class Rate(unittest.TestCase):
         self.assertEqual(figures.usual_step([0.0, 1.0, 2.0, 9.0]), 1.0)
 
 
+class Goodput(unittest.TestCase):
+    WORLDS = {1: 2, 2: 1, 3: 2}
+
+    def lines(self):
+        # A step a second of two workers; at 30 one is killed, the other makes a step in two seconds; from 40 on, two again.
+        first = [line(step, 1, float(step)) for step in range(1, 31)]
+        alone = [line(31, 2, 34.0), line(32, 2, 36.0)]
+        return [*first, *alone, *(line(33 + step, 3, 40.0 + step) for step in range(30))]
+
+    def test_is_the_undisturbed_time_of_the_committed_steps_by_the_wall_time(self):
+        found = figures.goodput(self.lines(), self.WORLDS.get, 2, [30.5])
+        self.assertEqual((found["steps"], found["wall_s"], found["undisturbed_step_s"]), (61, 68.0, 1.0))
+        self.assertEqual((found["goodput"], found["stretches"]), (61 / 68, 2))
+
+    def test_a_stretch_ends_with_the_kill_and_begins_after_the_first_steps(self):
+        # What was in flight at the kill and got through late says nothing of the pace.
+        lines = [*self.lines()[:30], line(31, 1, 39.0)]
+        self.assertEqual(figures.undisturbed(lines, self.WORLDS.get, 2, [30.5]), [1.0])
+        self.assertEqual(figures.undisturbed(lines[: figures.SETTLING], self.WORLDS.get, 2, []), [])
+
+    def test_refuses_where_nothing_was_undisturbed(self):
+        with self.assertRaises(ValueError):
+            figures.goodput(self.lines()[30:32], self.WORLDS.get, 2, [])
+
+
 class MusterRecovery(unittest.TestCase):
     WORLDS = {1: 2, 2: 1, 3: 2}
 

@@ -101,6 +101,24 @@ class Page(unittest.TestCase):
         page = report.render([old, new])
         self.assertIn("| throughput | 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:00 UTC; 2 cores of a CPU; commit abc;", page)
         self.assertIn("| submit | 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:00 UTC; 2 cores of a CPU; commit def;", page)
+    def test_shows_goodput_and_what_it_is_made_of(self):
+        found = {"goodput": 0.98765, "steps": 61000, "wall_s": 1200.0, "undisturbed_step_s": 0.0191, "kills": 20}
+        found |= {"fastest_step_s": 0.018, "slowest_step_s": 0.02, "stretches": 21, "seed": 1, "every_s": 60}
+        page = report.render([row("goodput", "muster", 0, found), row("goodput", "muster", 1, None, "hung")])
+        self.assertIn("| 20, one each 60 s, seed 1 | **98.77 %** | 61,000 | 1200.0 | 19.10 (18.00–20.00), 21 stretches |", page)
+
+    def test_shows_what_many_workers_cost(self):
+        lost = [{"survivors_formed_s": value, "all_formed_s": 2 * value, "all_training_s": 3 * value} for value in (0.5, 0.7)]
+        names = ("attaching_s", "forming_s", "training_s", "messages_per_second", "cores", "own_cores", "memory_mib")
+        names += ("largest_mib", "summary_median_ms", "summary_p99_ms", "summary_largest_ms", "full_status_ms")
+        found = {name: 1.5 for name in (*names, "journal_bytes_per_second")}
+        found |= {"connections": 100, "streams": 100, "seconds": 60, "summaries": 600, "lost": lost}
+        page = report.render([row("scale", "muster", 0, found, case="10,000 workers")])
+        self.assertIn("10,000 workers; 2 cores for both:", page)
+        self.assertIn("| a worker's death to the last survivor's `Form`, s | 0.60 (0.50–0.70) |", page)
+        self.assertIn("1.50 / **1.50** / 1.50 of 600", page)
+        found["lost"] = []
+        self.assertNotIn("death", report.render([row("scale", "muster", 0, found)]))
 
     def test_names_one_command_of_each_kind(self):
         page = report.render([speed(side, number, 1) for number in range(2) for side in ("muster", "torchrun")])

@@ -1,7 +1,7 @@
 use muster_proto::v1::ListJobsRequest;
 
 use crate::{
-    client::Coordinator,
+    client::{self, Coordinator},
     failure::Failure,
     output::{self, Output},
     words,
@@ -24,11 +24,11 @@ pub struct Args {
 /// Lists the jobs, newest first.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut client = args.coordinator.connect().await?;
-    let jobs = client
-        .list_jobs(ListJobsRequest {})
-        .await?
-        .into_inner()
-        .jobs;
+    let request = match args.output {
+        Output::Json => ListJobsRequest::default(),
+        Output::Table => client::summaries(),
+    };
+    let jobs = client.list_jobs(request).await?.into_inner().jobs;
     if args.output == Output::Json {
         return output::json(&jobs);
     }
@@ -57,7 +57,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             job.state,
             format!("{}/{}", job.step, job.total_steps),
             words::known(job.loss, words::loss),
-            job.workers.len().to_string(),
+            job.worker_count.to_string(),
             job.submitted_at,
             why,
         ]);

@@ -200,6 +200,7 @@ impl Job {
     async fn open(mut client: Client, job_id: String) -> Result<Self, Failure> {
         let request = |job_id: &String| GetStatusRequest {
             job_id: job_id.clone(),
+            ..GetStatusRequest::default()
         };
         let mut status = client.get_status(request(&job_id)).await?.into_inner();
         // A run was ended while its workers saved. They went with it, so nobody is left to wait for.
@@ -248,6 +249,7 @@ impl Job {
         let request = WatchStatusRequest {
             job_id: self.status.job_id.clone(),
             interval_ms: INTERVAL_MS,
+            ..WatchStatusRequest::default()
         };
         let mut statuses = self.client.watch_status(request).await?.into_inner();
         let (mut has_events, mut asked) = (true, false);

@@ -39,7 +39,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let job_id = client::job_or_newest(&mut client, args.job).await?;
     if !args.watch {
         let status = client
-            .get_status(GetStatusRequest { job_id })
+            .get_status(GetStatusRequest {
+                job_id,
+                ..GetStatusRequest::default()
+            })
             .await?
             .into_inner();
         return match args.output {
@@ -50,6 +53,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let request = WatchStatusRequest {
         job_id,
         interval_ms: 0,
+        ..WatchStatusRequest::default()
     };
     let mut statuses = client.watch_status(request).await?.into_inner();
     let mut failed = false;

@@ -110,6 +110,7 @@ async fn follow(
     let request = WatchStatusRequest {
         job_id: job.to_owned(),
         interval_ms: INTERVAL_MS,
+        ..WatchStatusRequest::default()
     };
     let mut statuses = client.watch_status(request).await?.into_inner();
     while let Some(status) = statuses.message().await? {

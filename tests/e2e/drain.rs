@@ -73,7 +73,7 @@ fn a_drained_nodes_workers_move_without_a_failed_step() {
     let bench = Bench::new();
     let mut cluster = Cluster::start(&bench, &[("node-a", "1"), ("node-b", "1")]);
     let url = cluster.url.clone();
-    let job = submit(&cluster, &bench, 6000, (2, 2));
+    let job = submit(&cluster, &bench, 4000, (2, 2));
     training(&url, 2, 20);
     let stays = worker_on(&url, "node-a");
     cluster
@@ -109,7 +109,7 @@ fn a_drained_nodes_workers_move_without_a_failed_step() {
     let table = stdout(&["nodes", "--coordinator", &url]);
     assert!(table.contains("drained: its fan is loud"), "{table}");
 
-    // Now there is no other place: it goes on with the one that it has... which is not enough here, so it waits, saved.
+    // Now there is no other place, and one worker is not enough: it saves, and waits.
     stdout(&[
         "drain",
         "node-c",
@@ -134,7 +134,7 @@ fn a_drained_nodes_workers_move_without_a_failed_step() {
     let count = |kind: &str| told.iter().filter(|it| it["kind"] == kind).count();
     assert_eq!((count("node_draining"), count("node_drained")), (2, 2));
     assert_eq!(count("requeued"), 1);
-    assert_one_history(&metrics(&bench, &job), 6000);
+    assert_one_history(&metrics(&bench, &job), 4000);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn where_the_only_agent_ends_the_newest_step_is_saved_and_a_fresh_agent_resumes_
     let mut cluster = Cluster::start(&bench, &[]);
     let url = cluster.url.clone();
     let mut agent = patient_agent(&bench, &url, "node-a", "2");
-    let job = submit(&cluster, &bench, 4000, (1, 2));
+    let job = submit(&cluster, &bench, 2500, (1, 2));
     training(&url, 2, 50);
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.wait(), Some(0), "{}", agent.printed());
@@ -199,7 +199,7 @@ fn where_the_only_agent_ends_the_newest_step_is_saved_and_a_fresh_agent_resumes_
     training(&url, 2, step + 1);
     assert_eq!(cluster.ended()["state"], "finished");
     assert_nothing_was_lost(&url, &job);
-    assert_one_history(&metrics(&bench, &job), 4000);
+    assert_one_history(&metrics(&bench, &job), 2500);
     stdout(&["checkpoint", "verify", &bench.text("checkpoints")]);
 }
 

@@ -53,6 +53,7 @@ const PLACES: &[Place] = &[
     Place("muster-coordinator", Layer::Shells, &[]),
     Place("muster-agent", Layer::Shells, &[]),
     Place("muster-worker", Layer::Shells, &[]),
+    Place("muster-load", Layer::Shells, &[]),
     Place(
         "muster",
         Layer::Shells,

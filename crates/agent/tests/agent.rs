@@ -16,7 +16,7 @@ use muster_proto::v1::{
     agent_message,
 };
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{self, Signal},
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -474,8 +474,8 @@ async fn signals_that_are_meant_for_the_agent_leave_workers_and_their_shims_alon
     peer.tell(start("w1", 0)).await;
     let pid = started(&mut peer).await.pid;
     let shim = parent_of(pid);
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        kill(Pid::from_raw(shim.cast_signed()), signal).unwrap();
+    for meant_for_all in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signal::kill(Pid::from_raw(shim.cast_signed()), meant_for_all).unwrap();
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(is_alive(shim) && is_alive(pid));

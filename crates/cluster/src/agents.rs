@@ -22,7 +22,7 @@ impl JobTurn<'_> {
             slot: placement.slot,
             job: self.id,
             worker: worker.clone(),
-            device: placement.device,
+            device: placement.device.to_string(),
             threads: placement.threads,
         });
     }

@@ -5,7 +5,7 @@ use muster_types::{JobId, Monotonic, NodeName, Now, StateId, WorkerId};
 use crate::{
     ClusterOptions, Command, Event, Note, Record, RecordKind, StepMetrics,
     cordons::Cordon,
-    job::Job,
+    job::{Job, Placement},
     nodes::Nodes,
     turn::Turn,
     volatile::{NoteKind, Volatile},
@@ -72,8 +72,15 @@ impl Cluster {
 
     /// What follows from an event, to the last consequence.
     pub fn decide(&self, now: Now, event: Event) -> Decision {
+        self.decide_all(now, [event])
+    }
+
+    /// What follows from events that have come together. Each is taken in, one after the other; what follows from those that
+    /// concern single workers follows from all of them at once, as if the rules were a little slow. With thousands of workers,
+    /// to look at all after each one's word takes longer than the words take to come.
+    pub fn decide_all(&self, now: Now, events: impl IntoIterator<Item = Event>) -> Decision {
         let mut turn = Turn::new(self, now);
-        turn.handle(event);
+        turn.handle(events);
         turn.into_decision()
     }
 
@@ -91,12 +98,12 @@ impl Cluster {
             worker, node, slot, ..
         } = &record.kind
         {
+            // It is checked with each of thousands of placements: what differs most is compared first.
+            let is_there = |other: &Placement| other.slot == *slot && other.node == *node;
+            let is_taken =
+                |job: &Job| job.workers.contains_key(worker) || job.workers.values().any(is_there);
             debug_assert!(
-                !self.jobs.values().flat_map(|entry| &entry.job.workers).any(
-                    |(other, placement)| {
-                        other == worker || (placement.node == *node && placement.slot == *slot)
-                    }
-                ),
+                !self.jobs.values().any(|entry| is_taken(&entry.job)),
                 "slot {slot} of node {node} is to run a second worker"
             );
         }
@@ -127,6 +134,9 @@ impl Cluster {
             }
             _ => {}
         }
+        if matches!(record.kind, RecordKind::Noted { .. }) {
+            return;
+        }
         if let Some(entry) = record.kind.job().and_then(|job| self.jobs.get_mut(&job)) {
             Arc::make_mut(&mut entry.job).apply(record);
         }
@@ -138,6 +148,11 @@ impl Cluster {
             NoteKind::Job(job, volatile) => {
                 if let Some(entry) = self.jobs.get_mut(&job) {
                     entry.volatile = volatile;
+                }
+            }
+            NoteKind::Steps(job, repeated) => {
+                if let Some(entry) = self.jobs.get_mut(&job) {
+                    Arc::make_mut(&mut entry.volatile).has_reached(&repeated);
                 }
             }
             NoteKind::Nodes(nodes) => self.nodes = nodes,

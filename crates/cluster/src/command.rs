@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use muster_checkpoint::FileEntry;
 use muster_types::{
     BatchSlots, Generation, JobId, NodeName, Rank, Segment, StateId, Step, WorkerId,
@@ -126,7 +128,7 @@ pub enum Order {
         /// To be said in the answer.
         number: u64,
         /// Who, and where.
-        peers: Vec<(WorkerId, String)>,
+        peers: Vec<(WorkerId, Arc<str>)>,
     },
     /// The part is on record.
     PartAcknowledged {
@@ -135,19 +137,19 @@ pub enum Order {
     },
 }
 
-/// One member's view of a generation that is formed.
+/// One member's view of a generation that is formed. What is the same for all members is shared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Form {
     /// This worker's rank.
     pub rank: Rank,
     /// All members in rank order, with the addresses their peers reach them at.
-    pub members: Vec<(WorkerId, String)>,
+    pub members: Arc<[(WorkerId, Arc<str>)]>,
     /// The state to go on from.
-    pub resume: Resume,
+    pub resume: Arc<Resume>,
     /// Who trains which slots of the batch.
-    pub assignment: Vec<BatchSlots>,
+    pub assignment: Arc<[BatchSlots]>,
     /// The job's data order so far.
-    pub segments: Vec<Segment>,
+    pub segments: Arc<[Segment]>,
     /// The step after so many committed ones may be a spike: it has been skipped often enough.
     pub accept_spike_after: Option<Step>,
 }

@@ -9,7 +9,7 @@ use muster_types::{JobId, Monotonic, NodeName, WorkerId};
 use crate::{
     Cluster, ClusterOptions, SlotOffer,
     cluster::JobEntry,
-    job::{Job, Phase},
+    job::{Job, Phase, Placement},
     job_turn::is_finishing,
     nodes::SlotClass,
 };
@@ -118,10 +118,13 @@ impl Pool {
 impl Cluster {
     /// The jobs that are not over, in the order in which they are served, and the slots there are for them.
     pub(crate) fn stock(&self, now: Monotonic) -> (Vec<Contender<'_>>, BTreeMap<SlotClass, Pool>) {
-        let mut holders = BTreeMap::new();
-        for (id, entry) in &self.jobs {
+        let mut holders: BTreeMap<&NodeName, BTreeMap<u32, Holder<'_>>> = BTreeMap::new();
+        for entry in self.jobs.values() {
+            let leaves = leaves(entry);
             for (worker, placement) in &entry.job.workers {
-                holders.insert((&placement.node, placement.slot), (*id, worker));
+                let stays = !leaves && stays(entry, worker, placement);
+                let node = holders.entry(&placement.node).or_default();
+                node.insert(placement.slot, Holder { worker, stays });
             }
         }
         let mut pools = BTreeMap::from([
@@ -139,11 +142,11 @@ impl Cluster {
                     self.nodes.known.get(node).is_some_and(|node| {
                         node.strangers.values().any(|taken| *taken == slot.index)
                     });
-                match holders.get(&(node, slot.index)) {
+                match holders.get(node).and_then(|held| held.get(&slot.index)) {
                     _ if stranger => {}
                     None => pool.free.push_back((node.clone(), slot.clone())),
-                    Some((job, worker)) if self.goes_on_with(*job, worker) => {
-                        usable.insert(worker);
+                    Some(holder) if holder.stays => {
+                        usable.insert(holder.worker);
                     }
                     Some(_) => pool.coming += 1,
                 }
@@ -164,13 +167,6 @@ impl Cluster {
         (contenders, pools)
     }
 
-    /// Whether a worker stays where it is, as far as its job is concerned.
-    fn goes_on_with(&self, job: JobId, worker: &WorkerId) -> bool {
-        self.jobs.get(&job).is_some_and(|entry| {
-            !leaves(entry) && entry.job.keeps(worker) && !entry.volatile.left.contains_key(worker)
-        })
-    }
-
     fn contender<'a>(
         &self,
         entry: &'a JobEntry,
@@ -179,16 +175,13 @@ impl Cluster {
     ) -> Contender<'a> {
         let JobEntry { job, volatile } = entry;
         let queue = &job.submission.spec.queue;
-        let stays = |worker: &WorkerId| job.keeps(worker) && !volatile.left.contains_key(worker);
         let (moving, mut kept): (Vec<_>, Vec<_>) = job
             .workers
             .iter()
-            .filter(|(worker, _)| stays(worker))
+            .filter(|(worker, placement)| stays(entry, worker, placement))
             .partition(|(_, placement)| self.is_draining(&placement.node));
         // Whoever is in no generation costs nothing; then the youngest.
-        kept.sort_by_key(|(worker, placement)| {
-            (job.takes_part(worker), Reverse(placement.ordinal))
-        });
+        kept.sort_by_key(|(_, placement)| (placement.takes_part, Reverse(placement.ordinal)));
         let class = self.class_of(job);
         Contender {
             id: job.submission.job,
@@ -246,12 +239,24 @@ fn spares_wanted(entry: &JobEntry, options: &ClusterOptions, now: Monotonic) -> 
     }
 }
 
+/// Who is on a slot.
+struct Holder<'a> {
+    worker: &'a WorkerId,
+    /// It stays there, as far as its job is concerned.
+    stays: bool,
+}
+
+/// Whether a job that does not leave goes on with a worker.
+fn stays(entry: &JobEntry, worker: &WorkerId, placement: &Placement) -> bool {
+    !placement.expelled && !placement.released && !entry.volatile.left.contains_key(worker)
+}
+
 /// Whether a job gives all that it has back: it is over, or its workers save and leave.
 pub(crate) fn leaves(entry: &JobEntry) -> bool {
     let JobEntry { job, volatile } = entry;
-    let lost = |member: &WorkerId| !job.serves(member) && !volatile.left.contains_key(member);
+    let lost = |member: &&WorkerId| !volatile.left.contains_key(*member);
     job.state.is_over()
         || job.is_to_leave()
         || job.is_done()
-        || (is_finishing(job, volatile) && !job.members.iter().any(lost))
+        || (is_finishing(job, volatile) && !job.lost().iter().any(lost))
 }

@@ -196,11 +196,6 @@ impl Cluster {
         workers.filter(|placement| placement.node == *node).count()
     }
 
-    fn node_of(&self, job: JobId, worker: &WorkerId) -> Option<&NodeName> {
-        let placement = self.jobs.get(&job)?.job.workers.get(worker)?;
-        Some(&placement.node)
-    }
-
     /// How many workers of a job could train on without the nodes that are drained.
     fn ready_elsewhere(&self, job: JobId) -> usize {
         let Some(entry) = self.jobs.get(&job) else {

@@ -118,6 +118,34 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// Whether it is the word of one worker, or of its agent about it. Of such events, many may be taken in before the rules
+    /// are followed.
+    pub fn is_of_one_worker(&self) -> bool {
+        matches!(
+            self,
+            Self::Worker { .. }
+                | Self::WorkerStarted { .. }
+                | Self::WorkerExited { .. }
+                | Self::WorkerDisconnected { .. }
+        )
+    }
+
+    /// Whether slots may be free or wanted that were not before.
+    pub(crate) fn frees_slots(&self) -> bool {
+        matches!(
+            self,
+            Self::AgentConnected(_)
+                | Self::AgentLeaving { .. }
+                | Self::AgentDisconnected { .. }
+                | Self::WorkerExited { .. }
+                | Self::ManifestDone { .. }
+                | Self::Tick
+                | Self::Submitted(_)
+        )
+    }
+}
+
 /// A validated submit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Submission {

@@ -66,7 +66,7 @@ impl JobTurn<'_> {
             node: placement.node.clone(),
             slot: placement.slot,
             rank,
-            phase: phase.map_or(unsaid, String::as_str).to_owned(),
+            phase: phase.map_or(unsaid, |phase| &**phase).to_owned(),
             step: self.newest_step(),
         })
     }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use muster_types::{Rank, WorkerId, WorldSize};
 
@@ -7,17 +7,24 @@ use crate::{
     job_turn::JobTurn,
     liveness::Origin,
     mutation::{Mutation, is_planted},
+    volatile::View,
 };
 
 impl JobTurn<'_> {
     /// Sends `Form` to each member that is not in the generation yet: at once, and again to one that attaches without it.
     pub fn send_forms(&mut self) {
         let generation = self.job.generation;
-        let Some(resume) = self.job.resume.clone() else {
+        let is_due = |view: &View| {
+            view.connected && view.generation < generation && view.told_form != Some(generation)
+        };
+        if !self.volatile.workers.values().any(is_due) {
+            return;
+        }
+        let Some(resume) = self.job.resume.clone().map(Arc::new) else {
             return;
         };
-        let mut members = Vec::with_capacity(self.job.members.len());
-        for member in &self.job.members {
+        let mut members: Vec<(WorkerId, Arc<str>)> = Vec::with_capacity(self.job.members.len());
+        for member in self.job.members.iter() {
             match self.volatile.workers.get(member) {
                 Some(view) if !view.address.is_empty() => {
                     members.push((member.clone(), view.address.clone()))
@@ -28,27 +35,24 @@ impl JobTurn<'_> {
         }
         let world = WorldSize(members.len() as u32);
         let assignment = match muster_plan::deal(self.job.submission.spec.batch_slots(), world) {
-            Ok(assignment) => assignment,
+            Ok(assignment) => Arc::from(assignment),
             Err(error) => {
                 return self.fail(format!("the slots of the batch cannot be dealt: {error}"));
             }
         };
-        for (rank, member) in (0u32..).zip(self.job.members.clone()) {
-            let Some(view) = self.volatile.workers.get(&member) else {
-                continue;
-            };
-            if view.connected && view.generation < generation && view.told_form != Some(generation)
-            {
-                self.view(&member).told_form = Some(generation);
+        let (members, segments) = (Arc::from(members), Arc::from(self.job.segments.as_slice()));
+        for (rank, member) in (0u32..).zip(self.job.members.clone().iter()) {
+            if self.volatile.workers.get(member).is_some_and(is_due) {
+                self.view(member).told_form = Some(generation);
                 let form = Form {
                     rank: Rank(rank),
-                    members: members.clone(),
-                    resume: resume.clone(),
-                    assignment: assignment.clone(),
-                    segments: self.job.segments.clone(),
+                    members: Arc::clone(&members),
+                    resume: Arc::clone(&resume),
+                    assignment: Arc::clone(&assignment),
+                    segments: Arc::clone(&segments),
                     accept_spike_after: self.accepted_spike(),
                 };
-                self.tell(&member, Order::Form(Box::new(form)));
+                self.tell(member, Order::Form(Box::new(form)));
             }
         }
     }
@@ -60,15 +64,15 @@ impl JobTurn<'_> {
             return;
         }
         let mut hashes: BTreeMap<u64, Vec<WorkerId>> = BTreeMap::new();
-        for member in self.job.members.clone() {
+        for member in self.job.members.iter() {
             match self
                 .volatile
                 .workers
-                .get(&member)
+                .get(member)
                 .and_then(|view| view.ready)
             {
                 Some((ready, hash)) if ready == generation => {
-                    hashes.entry(hash).or_default().push(member)
+                    hashes.entry(hash).or_default().push(member.clone())
                 }
                 _ => return,
             }

@@ -44,11 +44,9 @@ impl JobTurn<'_> {
     /// Why the formed generation cannot go on, if so.
     fn breakage(&self) -> Option<String> {
         let gone = |member: &&WorkerId| {
-            !is_planted(Mutation::LossUnnoticed)
-                && !self.job.serves(member)
-                && !self.volatile.left.contains_key(*member)
+            !is_planted(Mutation::LossUnnoticed) && !self.volatile.left.contains_key(*member)
         };
-        if let Some(member) = self.job.members.iter().find(gone) {
+        if let Some(member) = self.job.lost().into_iter().find(gone) {
             let cause = self.volatile.strikes.causes.last().cloned();
             return Some(cause.unwrap_or_else(|| format!("worker {member} was lost")));
         }
@@ -72,8 +70,9 @@ impl JobTurn<'_> {
                 .present()
                 .into_iter()
                 .filter(|worker| self.is_warm(worker));
+            let there: BTreeSet<_> = candidates.iter().collect();
             let newcomers: Vec<_> = newcomers
-                .filter(|worker| !candidates.contains(worker) && !self.is_recalled(worker))
+                .filter(|worker| !there.contains(worker) && !self.is_recalled(worker))
                 .filter(|worker| self.is_heard(worker))
                 .collect();
             let behind = if is_planted(Mutation::NewcomersFirst) {
@@ -143,7 +142,11 @@ impl JobTurn<'_> {
     }
 
     fn tend_forming(&mut self, candidates: &[WorkerId]) {
-        self.send_supersedes(candidates);
+        let (fenced, silent): (Vec<_>, Vec<_>) = candidates
+            .iter()
+            .cloned()
+            .partition(|worker| self.has_fenced(worker));
+        self.send_supersedes(&silent);
         if candidates.len() < self.job.required() {
             return self.gather(OpenCause::Lost, "there are enough workers again");
         }
@@ -163,10 +166,6 @@ impl JobTurn<'_> {
         {
             return self.form(candidates);
         }
-        let (fenced, silent): (Vec<_>, Vec<_>) = candidates
-            .iter()
-            .cloned()
-            .partition(|worker| self.has_fenced(worker));
         // A newcomer has nothing to give up. Where it is silent, the others do not wait for it.
         let all = silent.is_empty()
             || (silent.iter().all(|worker| !self.was_member(worker))
@@ -177,19 +176,16 @@ impl JobTurn<'_> {
         }
     }
 
-    /// Tells each candidate within reach, once a stream, that the generation before is over.
-    fn send_supersedes(&mut self, candidates: &[WorkerId]) {
+    /// Tells each candidate that has not fenced and is within reach, once a stream, that the generation before is over.
+    fn send_supersedes(&mut self, silent: &[WorkerId]) {
         let Some(superseded) = self.superseded() else {
             return;
         };
         let reason = format!("generation {} is being agreed on", self.job.generation);
-        for worker in candidates {
+        for worker in silent {
             let Some(view) = self.volatile.workers.get(worker) else {
                 continue;
             };
-            if self.has_fenced(worker) {
-                continue;
-            }
             if !self.was_member(worker) {
                 let asked = view
                     .watch
@@ -336,10 +332,10 @@ impl JobTurn<'_> {
     fn note_numerics(&mut self, members: &[WorkerId]) {
         let of = |worker: &WorkerId| {
             let view = self.volatile.workers.get(worker)?;
-            (!view.fingerprint.is_empty()).then(|| view.fingerprint.clone())
+            (!view.fingerprint.is_empty()).then_some(&*view.fingerprint)
         };
-        let fingerprints: BTreeSet<String> = members.iter().filter_map(of).collect();
-        let fingerprints: Vec<String> = fingerprints.into_iter().collect();
+        let fingerprints: BTreeSet<&str> = members.iter().filter_map(of).collect();
+        let fingerprints: Vec<String> = fingerprints.into_iter().map(str::to_owned).collect();
         if !fingerprints.is_empty() && fingerprints != self.job.numerics {
             self.record(RecordKind::NumericsSeen {
                 job: self.id,

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use muster_checkpoint::History;
 use muster_types::{Generation, NodeName, Segment, StateId, Step, Timestamp, WorkerId};
@@ -6,6 +9,7 @@ use muster_types::{Generation, NodeName, Segment, StateId, Step, Timestamp, Work
 use crate::{
     JobState, OpenCause, Record, RecordKind, Resume, ResumeSource, Submission,
     mutation::{Mutation, is_planted},
+    ranks::Ranks,
     totals::Totals,
 };
 
@@ -18,7 +22,7 @@ pub(crate) enum Phase {
     /// No generation.
     Idle,
     /// The newest generation is being agreed on, by these.
-    Forming { candidates: Vec<WorkerId> },
+    Forming { candidates: Ranks },
     /// The newest generation is formed.
     Active,
 }
@@ -28,7 +32,7 @@ pub(crate) enum Phase {
 pub(crate) struct Placement {
     pub node: NodeName,
     pub slot: u32,
-    pub device: String,
+    pub device: Arc<str>,
     pub threads: u32,
     /// The job's so-many-th worker, from 1.
     pub ordinal: u32,
@@ -36,6 +40,8 @@ pub(crate) struct Placement {
     pub expelled: bool,
     /// Its slot is given back: it is in no further generation, and leaves.
     pub released: bool,
+    /// It is in the newest generation: a member, or asked to be one.
+    pub takes_part: bool,
     /// It has been a candidate, so it has run.
     pub was_candidate: bool,
     /// It has been a member, so it may have committed: only its own word fences it.
@@ -83,12 +89,14 @@ pub(crate) struct Job {
     /// Workers whose slot is not known to be empty.
     pub workers: BTreeMap<WorkerId, Placement>,
     /// Every worker ever placed, in order.
-    pub placed: Vec<(WorkerId, NodeName)>,
+    pub placed: Arc<Vec<(WorkerId, NodeName)>>,
     /// The newest generation that was opened.
     pub generation: Generation,
     pub phase: Phase,
     /// Of the newest formed generation, in rank order.
-    pub members: Vec<WorkerId>,
+    pub members: Ranks,
+    /// Members that the job does not go on with: gone, out, or told to go.
+    pub missing: BTreeSet<WorkerId>,
     /// Where the newest formed generation started.
     pub resume: Option<Resume>,
     pub history: History,
@@ -122,10 +130,11 @@ impl Job {
             skips: None,
             back_to: None,
             workers: BTreeMap::new(),
-            placed: Vec::new(),
+            placed: Arc::default(),
             generation: Generation(0),
             phase: Phase::Idle,
-            members: Vec::new(),
+            members: Ranks::default(),
+            missing: BTreeSet::new(),
             resume: None,
             history: History::default(),
             checkpoints: BTreeMap::new(),
@@ -188,15 +197,16 @@ impl Job {
                     !self.state.is_over(),
                     "a worker is placed for a job that is over"
                 );
-                self.placed.push((worker.clone(), node.clone()));
+                Arc::make_mut(&mut self.placed).push((worker.clone(), node.clone()));
                 let placement = Placement {
                     node: node.clone(),
                     slot: *slot,
-                    device: device.clone(),
+                    device: device.as_str().into(),
                     threads: *threads,
                     ordinal: self.placed.len() as u32,
                     expelled: false,
                     released: false,
+                    takes_part: false,
                     was_candidate: false,
                     was_member: false,
                 };
@@ -206,7 +216,7 @@ impl Job {
                 if let Some(placement) = self.workers.get_mut(worker) {
                     placement.expelled = true;
                 }
-                self.drop_candidate(worker);
+                self.miss(worker);
             }
             RecordKind::WorkerReleased { worker, .. } => {
                 debug_assert!(
@@ -216,10 +226,11 @@ impl Job {
                 if let Some(placement) = self.workers.get_mut(worker) {
                     placement.released = true;
                 }
+                self.miss(worker);
             }
             RecordKind::WorkerGone { worker, .. } => {
                 self.workers.remove(worker);
-                self.drop_candidate(worker);
+                self.miss(worker);
             }
             RecordKind::GenerationOpened {
                 generation,
@@ -306,7 +317,9 @@ impl Job {
     /// No generation is formed or being agreed on.
     fn disband(&mut self) {
         self.phase = Phase::Idle;
-        self.members.clear();
+        self.members = Ranks::default();
+        self.missing.clear();
+        self.take_part(&[]);
         self.recovering = false;
     }
 
@@ -323,14 +336,24 @@ impl Job {
         );
         self.generation = generation;
         self.recovering |= cause == OpenCause::Lost;
-        for worker in candidates {
+        let candidates: Ranks = candidates.iter().cloned().collect();
+        self.take_part(&candidates);
+        for placement in self.workers.values_mut() {
+            placement.was_candidate |= placement.takes_part;
+        }
+        self.phase = Phase::Forming { candidates };
+    }
+
+    /// Only these are in the newest generation.
+    fn take_part(&mut self, workers: &[WorkerId]) {
+        for placement in self.workers.values_mut() {
+            placement.takes_part = false;
+        }
+        for worker in workers {
             if let Some(placement) = self.workers.get_mut(worker) {
-                placement.was_candidate = true;
+                placement.takes_part = true;
             }
         }
-        self.phase = Phase::Forming {
-            candidates: candidates.to_vec(),
-        };
     }
 
     fn form(
@@ -356,12 +379,13 @@ impl Job {
         self.phase = Phase::Active;
         self.requeued = None;
         self.back_to = None;
-        self.members = members.to_vec();
+        self.members = members.iter().cloned().collect();
+        let gone = members.iter().filter(|member| !self.keeps(member));
+        self.missing = gone.cloned().collect();
         self.resume = Some(resume.clone());
-        for worker in members {
-            if let Some(placement) = self.workers.get_mut(worker) {
-                placement.was_member = true;
-            }
+        self.take_part(members);
+        for placement in self.workers.values_mut() {
+            placement.was_member |= placement.takes_part;
         }
         self.marks.retain(|step, _| *step <= resume.state.step);
         self.evaluations
@@ -370,11 +394,20 @@ impl Job {
         self.recoveries += u64::from(std::mem::take(&mut self.recovering));
     }
 
-    fn drop_candidate(&mut self, worker: &WorkerId) {
+    /// The job does not go on with a worker.
+    fn miss(&mut self, worker: &WorkerId) {
+        if self.members.contains(worker) {
+            self.missing.insert(worker.clone());
+        }
         if let Phase::Forming { candidates } = &mut self.phase
+            && candidates.contains(worker)
             && !is_planted(Mutation::GoneCandidateStays)
         {
-            candidates.retain(|candidate| candidate != worker);
+            let others = candidates.iter().filter(|candidate| *candidate != worker);
+            *candidates = others.cloned().collect();
+            if let Some(placement) = self.workers.get_mut(worker) {
+                placement.takes_part = false;
+            }
         }
     }
 
@@ -400,6 +433,27 @@ impl Job {
             .is_some_and(|placement| !placement.expelled && !placement.released)
     }
 
+    /// Members that are gone or out, in rank order.
+    pub fn lost(&self) -> Vec<&WorkerId> {
+        let mut lost: Vec<_> = self.missing.iter().filter(|it| !self.serves(it)).collect();
+        lost.sort_by_key(|member| self.rank_of(member));
+        lost
+    }
+
+    /// How many workers the newest generation has, without those that the job does not go on with.
+    pub fn strength(&self) -> usize {
+        match &self.phase {
+            Phase::Idle => 0,
+            Phase::Active => self.members.len() - self.missing.len(),
+            Phase::Forming { candidates } => candidates.len(),
+        }
+    }
+
+    /// Whether no slot is given back.
+    pub fn keeps_all(&self) -> bool {
+        !self.workers.values().any(|placement| placement.released)
+    }
+
     /// The workers that are in the job, oldest first.
     pub fn serving(&self) -> Vec<WorkerId> {
         let mut serving: Vec<_> = self
@@ -414,18 +468,15 @@ impl Job {
             .collect()
     }
 
-    /// Whether the worker is in the newest generation: a member, or asked to be one.
+    /// Whether a worker whose slot is not known to be empty is in the newest generation: a member, or asked to be one.
     pub fn takes_part(&self, worker: &WorkerId) -> bool {
-        match &self.phase {
-            Phase::Idle => false,
-            Phase::Active => self.rank_of(worker).is_some(),
-            Phase::Forming { candidates } => candidates.contains(worker),
-        }
+        let placement = self.workers.get(worker);
+        placement.is_some_and(|placement| placement.takes_part)
     }
 
     /// The rank of a member of the newest formed generation.
     pub fn rank_of(&self, worker: &WorkerId) -> Option<usize> {
-        self.members.iter().position(|member| member == worker)
+        self.members.rank_of(worker)
     }
 
     /// Optimizer steps in all.

@@ -79,6 +79,9 @@ impl JobTurn<'_> {
                 });
             }
         }
+        if self.job.workers.keys().eq(self.volatile.workers.keys()) {
+            return;
+        }
         let missing: Vec<WorkerId> = self
             .job
             .workers
@@ -93,13 +96,13 @@ impl JobTurn<'_> {
             .filter(|worker| !self.job.workers.contains_key(*worker))
             .cloned()
             .collect();
-        if !missing.is_empty() || !gone.is_empty() {
-            let volatile = self.volatile();
-            volatile
-                .workers
-                .extend(missing.into_iter().map(|worker| (worker, View::new(now))));
-            volatile.workers.retain(|worker, _| !gone.contains(worker));
+        let volatile = self.volatile();
+        for worker in gone {
+            volatile.workers.remove(&worker);
         }
+        volatile
+            .workers
+            .extend(missing.into_iter().map(|worker| (worker, View::new(now))));
     }
 
     /// The volatile state, to be changed.
@@ -124,7 +127,10 @@ impl JobTurn<'_> {
             step: self.newest_step(),
             kind,
         };
-        Arc::make_mut(&mut self.job).apply(&record);
+        // What only tells people something changes nothing: no reason to copy a job with thousands of workers.
+        if !matches!(record.kind, RecordKind::Noted { .. }) {
+            Arc::make_mut(&mut self.job).apply(&record);
+        }
         self.decision.records.push(record);
     }
 
@@ -199,12 +205,11 @@ impl JobTurn<'_> {
 
     /// Members of the formed generation that are neither gone nor out nor left.
     pub fn present_members(&self) -> Vec<WorkerId> {
-        self.job
-            .members
-            .iter()
-            .filter(|member| self.is_present(member))
-            .cloned()
-            .collect()
+        let is_out = |member: &WorkerId| {
+            self.job.missing.contains(member) || self.volatile.left.contains_key(member)
+        };
+        let present = self.job.members.iter().filter(|member| !is_out(member));
+        present.cloned().collect()
     }
 
     /// Whether the job goes on with a worker: it is in the job, its slot is not given back, and it has not left.
@@ -214,11 +219,26 @@ impl JobTurn<'_> {
 
     /// Workers that the job goes on with, oldest first.
     pub fn present(&self) -> Vec<WorkerId> {
-        self.job
-            .serving()
-            .into_iter()
-            .filter(|worker| self.is_present(worker))
-            .collect()
+        let mut present = self.job.serving();
+        if !self.job.keeps_all() || !self.volatile.left.is_empty() {
+            present.retain(|worker| self.is_present(worker));
+        }
+        present
+    }
+
+    /// Workers that the job goes on with and the newest generation is without, oldest first.
+    pub fn waiting(&self) -> Vec<WorkerId> {
+        let waits = |worker: &WorkerId| !self.volatile.left.contains_key(worker);
+        let mut waiting: Vec<_> = self
+            .job
+            .workers
+            .iter()
+            .filter(|(_, it)| !it.takes_part && !it.expelled && !it.released)
+            .filter(|(worker, _)| waits(worker))
+            .collect();
+        waiting.sort_by_key(|(_, placement)| placement.ordinal);
+        let names = waiting.into_iter().map(|(worker, _)| worker.clone());
+        names.collect()
     }
 
     /// Whether a worker may become a candidate: up, warm, and within reach.

@@ -48,6 +48,11 @@ impl Ledger {
         self.steps.contains_key(&metrics.step)
     }
 
+    /// Whether a step was reported, and is remembered.
+    pub fn has(&self, step: Step) -> bool {
+        self.steps.contains_key(&step)
+    }
+
     /// Forgets what lies above the state that a generation resumes at.
     pub fn truncate(&mut self, resume: Step) {
         self.steps.retain(|step, _| *step <= resume);

@@ -37,6 +37,7 @@ mod pace;
 mod placement;
 mod preempt;
 mod queue;
+mod ranks;
 mod reach;
 mod record;
 mod reshape;

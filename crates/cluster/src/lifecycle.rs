@@ -96,7 +96,7 @@ impl JobTurn<'_> {
         if let Some(reason) = self.hopeless() {
             return self.give_up(reason);
         }
-        let empty = self.job.serving().is_empty();
+        let empty = self.job.workers.values().all(|it| it.expelled);
         let total = self.job.total_steps();
         if self.job.is_done() {
             if empty {

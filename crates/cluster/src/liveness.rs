@@ -2,9 +2,10 @@ use muster_types::{Generation, Monotonic, Step, WorkerId};
 
 use crate::{
     faults::Scene,
-    job::Phase,
+    job::{Phase, Placement},
     job_turn::JobTurn,
     mutation::{Mutation, is_planted},
+    volatile::{View, with_views},
 };
 
 /// Causes that are remembered as evidence.
@@ -141,11 +142,7 @@ impl JobTurn<'_> {
         if is_planted(Mutation::SilentStays) {
             return;
         }
-        for worker in self.job.serving() {
-            // Whose slot is given back has one bound, from then to its end: see `dismiss`.
-            if !self.job.keeps(&worker) {
-                continue;
-            }
+        for worker in self.bounded() {
             if let Some(reason) = self.overrun(&worker) {
                 self.put_out_for(&worker, reason);
             }
@@ -187,6 +184,25 @@ impl JobTurn<'_> {
             return self.spare_lost(worker, &cause);
         }
         self.strike(cause, origin);
+    }
+
+    /// Those for whom a bound runs, oldest first: whoever is up and warm has none of its own while it is not asked to fence.
+    fn bounded(&self) -> Vec<WorkerId> {
+        let forms = matches!(self.job.phase, Phase::Forming { .. });
+        let is_bounded = |worker: &WorkerId, placement: &Placement, view: Option<&View>| {
+            view.is_none_or(|view| view.attached_at.is_none() || !view.connected || !view.warm)
+                || (forms && placement.takes_part && !self.has_fenced(worker))
+                || self.volatile.left.contains_key(worker)
+        };
+        // Whose slot is given back has one bound, from then to its end: see `dismiss`.
+        let mut bounded: Vec<_> = with_views(&self.job, &self.volatile)
+            .filter(|(_, placement, _)| !placement.expelled && !placement.released)
+            .filter(|(worker, placement, view)| is_bounded(worker, placement, *view))
+            .map(|(worker, placement, _)| (worker, placement))
+            .collect();
+        bounded.sort_by_key(|(_, placement)| placement.ordinal);
+        let names = bounded.into_iter().map(|(worker, _)| worker.clone());
+        names.collect()
     }
 
     /// The bound that a worker has overrun, if any.
@@ -234,9 +250,11 @@ impl JobTurn<'_> {
                 ));
             }
             // Where nobody is within reach, it is the coordinator that is cut off.
-            let others = self.job.serving();
+            let views = &self.volatile.workers;
             if let Some(node_lost_at) = view.node_lost_at
-                && others.iter().any(|other| self.is_connected(other))
+                && views
+                    .iter()
+                    .any(|(it, view)| view.connected && self.job.serves(it))
                 && self.ran_out(since.max(node_lost_at), options.node_silence_bound)
             {
                 return Some(format!(
@@ -249,15 +267,14 @@ impl JobTurn<'_> {
             let phase = if view.phase.is_empty() {
                 "starting"
             } else {
-                &view.phase
+                &*view.phase
             };
             return Some(format!(
                 "was not warm within {} s of attaching ({phase})",
                 options.warm_bound.as_secs()
             ));
         }
-        let asked =
-            matches!(&self.job.phase, Phase::Forming { candidates } if candidates.contains(worker));
+        let asked = matches!(&self.job.phase, Phase::Forming { .. }) && self.job.takes_part(worker);
         if asked
             && !self.has_fenced(worker)
             && self.ran_out(self.volatile.round.since, options.fence_bound)
@@ -354,7 +371,7 @@ impl JobTurn<'_> {
         let phase = |member: &WorkerId| {
             view(member)
                 .filter(|view| view.phase_in == self.job.generation)
-                .map_or("", |view| view.phase.as_str())
+                .map_or("", |view| &*view.phase)
         };
         let behind = |member: &WorkerId| match phase(member) {
             "training" => 3,

@@ -53,8 +53,8 @@ impl JobTurn<'_> {
             } => {
                 let view = self.view(worker);
                 view.pid = Some(pid);
-                view.address = collective_address;
-                view.reach_address = reach_address;
+                view.address = collective_address.into();
+                view.reach_address = reach_address.into();
                 view.holdings = holdings;
                 view.step = holdings.map(|state| state.step).or(view.step);
                 self.attached(worker);
@@ -66,7 +66,7 @@ impl JobTurn<'_> {
                 numerics_fingerprint,
                 reach_address,
             } => {
-                self.view(worker).reach_address = reach_address;
+                self.view(worker).reach_address = reach_address.into();
                 self.warm(worker, numerics_fingerprint);
             }
             WorkerMessage::Fenced {
@@ -187,7 +187,7 @@ impl JobTurn<'_> {
     fn warm(&mut self, worker: &WorkerId, numerics_fingerprint: String) {
         let view = self.view(worker);
         view.warm = true;
-        view.fingerprint.clone_from(&numerics_fingerprint);
+        view.fingerprint = numerics_fingerprint.as_str().into();
         if !numerics_fingerprint.is_empty() && self.volatile.fingerprint != numerics_fingerprint {
             self.volatile().fingerprint = numerics_fingerprint;
         }
@@ -392,12 +392,12 @@ impl JobTurn<'_> {
 
     fn phase(&mut self, worker: &WorkerId, generation: Generation, phase: String, step: Step) {
         let view = self.view(worker);
-        let is_news = view.phase_in < generation || view.phase != phase;
+        let is_news = view.phase_in < generation || *view.phase != phase;
         if view.phase_in > generation || !is_news {
             return;
         }
         let now = self.now.monotonic;
-        let evaluated = self.view(worker).phase == "evaluating";
+        let evaluated = &*self.view(worker).phase == "evaluating";
         let volatile = self.volatile();
         if evaluated {
             let took = now.since(volatile.round.moved_at);
@@ -405,7 +405,7 @@ impl JobTurn<'_> {
         }
         volatile.round.moved(now);
         let view = self.view(worker);
-        view.phase = phase;
+        view.phase = phase.into();
         view.phase_in = generation;
         view.step = view.step.max((step > Step(0)).then_some(step));
     }

@@ -14,6 +14,10 @@ impl Turn {
     /// Carries out what is planned: fills slots, and has others give theirs back.
     pub fn place(&mut self) {
         self.lift_cordons();
+        let is_over = |entry: &JobEntry| entry.job.state.is_over();
+        if self.cluster.jobs.values().all(is_over) {
+            return;
+        }
         let mut plan = self.cluster.plan(self.now.monotonic);
         for (job, by, reason) in plan.preemptions {
             if let Some(by) = by {

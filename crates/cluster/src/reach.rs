@@ -1,7 +1,10 @@
 //! Ranks that the coordinator reaches, and that do not reach each other: all wait in a collective, so none of them stands out.
 //! They are asked to connect to one another, and whoever is cut off from most is the culprit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use muster_types::{Monotonic, WorkerId};
 
@@ -77,9 +80,9 @@ impl JobTurn<'_> {
         }
     }
 
-    fn reach_address(&self, worker: &WorkerId) -> Option<String> {
+    fn reach_address(&self, worker: &WorkerId) -> Option<Arc<str>> {
         let address = &self.volatile.workers.get(worker)?.reach_address;
-        (!address.is_empty()).then(|| address.clone())
+        (!address.is_empty()).then(|| Arc::clone(address))
     }
 
     /// A member has tried. The last answer decides.

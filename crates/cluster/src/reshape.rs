@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use muster_types::{Generation, WorkerId};
 
-use crate::{OpenCause, Order, RecordKind, job_turn::JobTurn, lifecycle::LeaveHow};
+use crate::{OpenCause, Order, RecordKind, job_turn::JobTurn, lifecycle::LeaveHow, volatile::View};
 
 /// Why a worker's slot is to be given back, and when.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,9 +35,11 @@ impl JobTurn<'_> {
     pub fn reshape(&mut self) {
         let generation = self.job.generation;
         let present = self.present_members();
-        let some_left = present
-            .iter()
-            .any(|member| self.left_at_boundary(member, generation));
+        let at_boundary = |view: &View| view.at_boundary == Some(generation);
+        let some_left = self.volatile.workers.values().any(at_boundary)
+            && present
+                .iter()
+                .any(|member| self.left_at_boundary(member, generation));
         // Of those that have left at a boundary, a job that is to leave makes one more generation, in which they save.
         let leaves = self.job.is_to_leave() && !some_left;
         if leaves || self.is_finishing() || present.is_empty() {
@@ -75,19 +77,16 @@ impl JobTurn<'_> {
         if let Some((_, reason)) = giving.first_key_value() {
             return Some(reason.clone());
         }
-        let newcomer = self.newcomers(present).into_iter().next()?;
+        let newcomer = self.newcomers().into_iter().next()?;
         (present.len() < self.job.capacity()).then(|| format!("worker {newcomer} is warm"))
     }
 
-    /// Those that the next generation may have beside these.
-    fn newcomers(&self, present: &[WorkerId]) -> Vec<WorkerId> {
+    /// Those that the next generation may have beside its members.
+    fn newcomers(&self) -> Vec<WorkerId> {
         let is_new = |worker: &WorkerId| {
-            self.is_warm(worker)
-                && self.is_heard(worker)
-                && !present.contains(worker)
-                && !self.is_recalled(worker)
+            self.is_warm(worker) && self.is_heard(worker) && !self.is_recalled(worker)
         };
-        self.present().into_iter().filter(is_new).collect()
+        self.waiting().into_iter().filter(is_new).collect()
     }
 
     /// Opens the next generation at a boundary.
@@ -131,12 +130,12 @@ impl JobTurn<'_> {
         if self.job.is_to_leave() {
             return BTreeMap::new();
         }
-        let enough = present.len() + self.newcomers(present).len();
+        let enough = present.len() + self.newcomers().len();
         let spare = enough.saturating_sub(self.job.gang());
         let awaited = self.awaits_a_newcomer(present);
         let recalled = self.volatile.recalled.iter();
         recalled
-            .filter(|(worker, _)| present.contains(worker))
+            .filter(|(worker, _)| self.job.rank_of(worker).is_some() && self.is_present(worker))
             .filter(|(_, recall)| recall.when == When::AtOnce || !awaited)
             .take(spare)
             .map(|(worker, recall)| (worker.clone(), recall.reason.clone()))
@@ -186,6 +185,9 @@ impl JobTurn<'_> {
                     self.release(&worker, recall.reason);
                 }
             }
+        }
+        if self.job.keeps_all() {
+            return;
         }
         for worker in self.job.serving() {
             if !self.job.keeps(&worker) {

@@ -22,8 +22,8 @@ impl JobTurn<'_> {
         if self.job.phase != Phase::Active || leaves || self.volatile.round.suspicion.is_some() {
             return;
         }
-        let waits = |worker: &WorkerId| !self.job.takes_part(worker) && self.is_warm(worker);
-        let waiting: Vec<_> = self.present().into_iter().filter(waits).collect();
+        let mut waiting = self.waiting();
+        waiting.retain(|worker| self.is_warm(worker));
         for worker in &waiting {
             let watch = self.volatile.workers.get(worker).and_then(|it| it.watch);
             if let Some(watch) = watch {
@@ -131,17 +131,16 @@ impl JobTurn<'_> {
 
 /// Whether a worker stands by.
 pub(crate) fn is_spare(job: &Job, worker: &WorkerId) -> bool {
-    let taking_part = match &job.phase {
-        Phase::Idle => return false,
-        Phase::Active => job.members.iter().filter(|it| job.keeps(it)).count(),
-        Phase::Forming { candidates } => candidates.len(),
-    };
-    job.keeps(worker) && !job.takes_part(worker) && taking_part >= job.capacity()
+    job.phase != Phase::Idle
+        && job.strength() >= job.capacity()
+        && job.keeps(worker)
+        && !job.takes_part(worker)
 }
 
 /// How many workers are warm and stand by.
 pub(crate) fn spares(job: &Job, volatile: &Volatile) -> usize {
     let warm = |worker: &WorkerId| volatile.workers.get(worker).is_some_and(|view| view.warm);
-    let is_one = |worker: &&WorkerId| is_spare(job, worker) && warm(worker);
-    job.workers.keys().filter(is_one).count()
+    let waits = job.workers.iter().filter(|(_, it)| !it.takes_part);
+    let is_one = |worker: &WorkerId| is_spare(job, worker) && warm(worker);
+    waits.filter(|(worker, _)| is_one(worker)).count()
 }

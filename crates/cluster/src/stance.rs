@@ -3,7 +3,7 @@ use crate::{
     job::{Job, Phase},
     job_turn::is_finishing,
     spares::spares,
-    volatile::Volatile,
+    volatile::{Volatile, with_views},
 };
 
 /// Where a job that is not over stands, and why, in words. `Pending` is explained by placement.
@@ -12,15 +12,6 @@ pub(crate) fn stance(
     volatile: &Volatile,
     options: &ClusterOptions,
 ) -> (JobState, String) {
-    let present = job
-        .serving()
-        .into_iter()
-        .filter(|worker| job.keeps(worker) && !volatile.left.contains_key(worker));
-    let (mut count, mut warm) = (0, 0);
-    for worker in present {
-        count += 1;
-        warm += usize::from(volatile.workers.get(&worker).is_some_and(|view| view.warm));
-    }
     if job.stop.is_some() {
         return (
             JobState::Draining,
@@ -37,10 +28,8 @@ pub(crate) fn stance(
             "all steps are done: the workers leave".into(),
         );
     }
-    let lost = job
-        .members
-        .iter()
-        .any(|member| !job.serves(member) && !volatile.left.contains_key(member));
+    let lost = job.lost();
+    let lost = lost.iter().any(|it| !volatile.left.contains_key(*it));
     let standing = job.phase == Phase::Active && !lost;
     if standing && is_finishing(job, volatile) {
         return (
@@ -70,6 +59,14 @@ pub(crate) fn stance(
             JobState::Restoring,
             format!("generation {} is being built at {resume}", job.generation),
         );
+    }
+    let present = with_views(job, volatile).filter(|(worker, placement, _)| {
+        !placement.expelled && !placement.released && !volatile.left.contains_key(*worker)
+    });
+    let (mut count, mut warm) = (0, 0);
+    for (_, _, view) in present {
+        count += 1;
+        warm += usize::from(view.is_some_and(|view| view.warm));
     }
     if count == 0 {
         let reason = match volatile.strikes.causes.last() {

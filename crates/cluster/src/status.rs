@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use muster_types::{
     BatchSlots, Generation, JobId, NodeName, Now, Rank, Segment, StateId, Step, Timestamp,
     WorkerId, WorldSize,
@@ -39,7 +41,9 @@ pub struct JobStatus {
     pub tokens_per_second: Option<f64>,
     /// Members of the formed generation; 0 while there is none.
     pub world_size: u32,
-    /// Workers that are in the job, oldest first.
+    /// How many workers are in the job.
+    pub worker_count: u32,
+    /// Workers that are in the job, oldest first; none in a summary.
     pub workers: Vec<WorkerStatus>,
     /// The newest checkpoint that may be loaded.
     pub last_checkpoint: Option<CheckpointRef>,
@@ -55,7 +59,7 @@ pub struct JobStatus {
     pub ended_at: Option<Timestamp>,
     /// Under which numerics it computes; empty until a worker has said so.
     pub numerics_fingerprint: String,
-    /// Who trains which slots of the batch.
+    /// Who trains which slots of the batch; empty in a summary.
     pub assignment: Vec<BatchSlots>,
 }
 
@@ -145,6 +149,23 @@ impl Cluster {
     /// Where a job stands; `None` for an unknown id.
     pub fn status(&self, job: JobId, now: Now) -> Option<JobStatus> {
         let entry = self.jobs.get(&job)?;
+        let summary = self.summary(job, now)?;
+        let batch_slots = entry.job.submission.spec.batch_slots();
+        let world_size = WorldSize(summary.world_size);
+        let workers = entry.job.serving();
+        Some(JobStatus {
+            workers: workers
+                .iter()
+                .filter_map(|worker| self.worker_status(entry, worker))
+                .collect(),
+            assignment: muster_plan::deal(batch_slots, world_size).unwrap_or_default(),
+            ..summary
+        })
+    }
+
+    /// Where a job stands, without its workers and their slots of the batch: as quick to make for many workers as for few.
+    pub fn summary(&self, job: JobId, now: Now) -> Option<JobStatus> {
+        let entry = self.jobs.get(&job)?;
         let JobEntry { job, volatile } = entry;
         let (state, state_reason) = self.state_in_words(entry, now);
         let step = newest_step(job, volatile);
@@ -176,11 +197,8 @@ impl Cluster {
             validation_loss: job.evaluations.last_key_value().and_then(|(_, loss)| *loss),
             tokens_per_second: speed.map(|(tokens, _)| tokens),
             world_size,
-            workers: job
-                .serving()
-                .iter()
-                .filter_map(|worker| self.worker_status(entry, worker))
-                .collect(),
+            worker_count: job.workers.values().filter(|it| !it.expelled).count() as u32,
+            workers: Vec::new(),
             last_checkpoint: self.checkpoints(job.submission.job).into_iter().next(),
             recoveries: job.recoveries,
             started_at: job.started_at,
@@ -188,8 +206,7 @@ impl Cluster {
             submitted_at: job.submitted_at,
             ended_at: job.ended_at,
             numerics_fingerprint: volatile.fingerprint.clone(),
-            assignment: muster_plan::deal(spec.batch_slots(), WorldSize(world_size))
-                .unwrap_or_default(),
+            assignment: Vec::new(),
         })
     }
 
@@ -242,8 +259,7 @@ impl Cluster {
         let rank = (job.phase == Phase::Active)
             .then(|| job.rank_of(worker))
             .flatten();
-        let candidate =
-            matches!(&job.phase, Phase::Forming { candidates } if candidates.contains(worker));
+        let candidate = matches!(&job.phase, Phase::Forming { .. }) && placement.takes_part;
         let told_to_leave = view.is_some_and(|view| view.told_leave == Some(job.generation));
         let state = if volatile.left.contains_key(worker) || told_to_leave {
             WorkerState::Leaving
@@ -278,7 +294,11 @@ impl Cluster {
 
     /// The nodes whose agents have said hello, by name.
     pub fn nodes(&self) -> Vec<NodeStatus> {
-        let used = |name: &NodeName| self.workers_at(name);
+        let mut workers: BTreeMap<&NodeName, usize> = BTreeMap::new();
+        for placement in self.jobs.values().flat_map(|it| it.job.workers.values()) {
+            *workers.entry(&placement.node).or_default() += 1;
+        }
+        let used = |name: &NodeName| workers.get(name).copied().unwrap_or(0);
         let status = |(name, node): (&NodeName, &crate::nodes::Node)| NodeStatus {
             name: name.clone(),
             address: node.address.clone(),
@@ -383,9 +403,19 @@ impl Cluster {
         Some((placement.node.clone(), placement.slot))
     }
 
+    /// Where a worker is, or was: the node that it was placed on. `None` for one that was never placed for the job.
+    pub fn node_of(&self, job: JobId, worker: &WorkerId) -> Option<&NodeName> {
+        let job = &self.jobs.get(&job)?.job;
+        let there = job.workers.get(worker).map(|placement| &placement.node);
+        let was = || job.placed.iter().find(|(placed, _)| placed == worker);
+        there.or_else(|| was().map(|(_, node)| node))
+    }
+
     /// Every worker that was ever placed for the job, in order, with its node.
     pub fn placements(&self, job: JobId) -> &[(WorkerId, NodeName)] {
-        self.jobs.get(&job).map_or(&[], |entry| &entry.job.placed)
+        self.jobs
+            .get(&job)
+            .map_or(&[], |entry| entry.job.placed.as_slice())
     }
 
     /// Whether a generation may use its store: it is formed, and none was opened since.

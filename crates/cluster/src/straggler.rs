@@ -22,7 +22,8 @@ pub(crate) struct OwnWork {
 }
 
 impl OwnWork {
-    fn push(&mut self, generation: Generation, slot_ms: f64) {
+    /// Takes the next step.
+    pub fn push(&mut self, generation: Generation, slot_ms: f64) {
         if self.generation != generation {
             *self = Self {
                 generation,

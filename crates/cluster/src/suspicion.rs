@@ -12,7 +12,7 @@ use crate::{
     job_turn::JobTurn,
     liveness::{Blame, Origin},
     reach::Reached,
-    volatile::{SpareFailures, Suspicion},
+    volatile::{SpareFailures, Suspicion, View},
 };
 
 /// From so many durations on, it is known what is usual.
@@ -21,14 +21,14 @@ const ENOUGH_STEPS: usize = 3;
 impl JobTurn<'_> {
     /// Asks around where nothing has moved for longer than usual, and puts the culprits out.
     pub fn suspect(&mut self) {
-        let (asked, suspects) = self.asked_and_suspects();
         let since = match self.job.phase {
             Phase::Forming { .. } => self.volatile.round.since,
             _ => self.volatile.round.moved_at,
         };
-        if suspects.is_empty() || !self.ran_out(since, self.patience()) {
+        if !self.has_suspects() || !self.ran_out(since, self.patience()) {
             return;
         }
+        let (asked, suspects) = self.asked_and_suspects();
         if let Some(suspicion) = self.volatile.round.suspicion.clone() {
             if !self.ran_out(suspicion.asked_at, self.options.probe_interval) {
                 return;
@@ -40,15 +40,30 @@ impl JobTurn<'_> {
         self.ask(&asked);
     }
 
+    /// Whether anyone may be a culprit.
+    fn has_suspects(&self) -> bool {
+        match &self.job.phase {
+            Phase::Idle => false,
+            Phase::Active => {
+                let mut members = self.job.members.iter();
+                !self.is_broken() && members.any(|member| self.is_present(member))
+            }
+            Phase::Forming { candidates } => !candidates.iter().all(|it| self.has_fenced(it)),
+        }
+    }
+
     /// Who is asked, and who of them may be a culprit.
     fn asked_and_suspects(&self) -> (Vec<WorkerId>, Vec<WorkerId>) {
         match &self.job.phase {
             Phase::Idle => (Vec::new(), Vec::new()),
             Phase::Active if self.is_broken() => (Vec::new(), Vec::new()),
-            Phase::Active => (self.present_members(), self.present_members()),
+            Phase::Active => {
+                let present = self.present_members();
+                (present.clone(), present)
+            }
             Phase::Forming { candidates } => {
                 let unfenced = candidates.iter().filter(|worker| !self.has_fenced(worker));
-                (candidates.clone(), unfenced.cloned().collect())
+                (candidates.to_vec(), unfenced.cloned().collect())
             }
         }
     }
@@ -64,16 +79,15 @@ impl JobTurn<'_> {
                 steps.clamp(options.least_patience, options.patience)
             });
         }
-        let evaluates = |worker: &WorkerId| {
-            let view = self.volatile.workers.get(worker);
-            view.is_some_and(|view| view.phase == "evaluating")
+        let evaluates = |(worker, view): (&WorkerId, &View)| {
+            &*view.phase == "evaluating" && self.job.rank_of(worker).is_some()
         };
         let usual = if !self.volatile.round.ready {
             let ready = pace.ready.longest(1);
             return ready.map_or(options.patience, |ready| {
                 (ready * options.patience_factor).max(options.patience)
             });
-        } else if self.job.members.iter().any(evaluates) {
+        } else if self.volatile.workers.iter().any(evaluates) {
             pace.evaluations.longest(1)
         } else {
             steps
@@ -149,9 +163,12 @@ impl JobTurn<'_> {
         since: Monotonic,
     ) -> bool {
         let still = self.now.monotonic.since(since).as_secs_f64();
+        let heard = |worker: &&WorkerId| self.answer(worker, suspicion).is_some();
+        // Two are enough to know of anyone whether others are heard.
+        let heard: Vec<&WorkerId> = asked.iter().filter(heard).take(2).collect();
         let deaf: Vec<_> = suspects
             .iter()
-            .filter(|worker| self.is_deaf(worker, suspicion, asked))
+            .filter(|worker| self.is_deaf(worker, suspicion, &heard))
             .cloned()
             .collect();
         for worker in &deaf {
@@ -203,7 +220,7 @@ impl JobTurn<'_> {
     }
 
     /// Whether a worker is silent and not merely slow to be heard: others were heard meanwhile.
-    fn is_deaf(&self, worker: &WorkerId, suspicion: &Suspicion, asked: &[WorkerId]) -> bool {
+    fn is_deaf(&self, worker: &WorkerId, suspicion: &Suspicion, heard: &[&WorkerId]) -> bool {
         let options = self.options;
         let unanswered = self.unanswered(worker, suspicion);
         let enough = match self.is_connected(worker) {
@@ -211,10 +228,7 @@ impl JobTurn<'_> {
             // It may be about to attach again.
             false => options.lost_probes,
         };
-        let others_heard = asked
-            .iter()
-            .any(|other| other != worker && self.answer(other, suspicion).is_some());
-        if others_heard {
+        if heard.iter().any(|other| *other != worker) {
             return unanswered >= enough;
         }
         // Where nobody is heard, it may be the coordinator that is cut off; but not while the worker's agent is.

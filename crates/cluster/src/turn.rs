@@ -6,8 +6,14 @@ use std::{
 use muster_types::{Generation, JobId, NodeName, Now, Position, Segment, Step, WorkerId};
 
 use crate::{
-    AgentHello, Cluster, Command, Decision, Event, Note, Order, Record, RecordKind, Submission,
-    cordons::Cordon, job_turn::JobTurn, volatile::NoteKind,
+    AgentHello, Cluster, Command, Decision, Event, Note, Order, Record, RecordKind, StepMetrics,
+    Submission, WorkerMessage,
+    cluster::JobEntry,
+    cordons::Cordon,
+    job::Phase,
+    job_turn::JobTurn,
+    mutation::{Mutation, is_planted},
+    volatile::{NoteKind, Repeated},
 };
 
 /// One event being decided: its consequences are tried on a copy, so that each sees those before it.
@@ -17,6 +23,10 @@ pub(crate) struct Turn {
     pub(crate) decision: Decision,
     /// Jobs whose volatile state may have changed.
     pub(crate) touched: BTreeSet<JobId>,
+    /// Those of them whose rules have not been followed since.
+    unsettled: BTreeSet<JobId>,
+    /// Steps of workers that others had reported before.
+    steps: BTreeMap<JobId, Vec<Repeated>>,
     pub(crate) nodes_touched: bool,
 }
 
@@ -27,12 +37,18 @@ impl Turn {
             now,
             decision: Decision::default(),
             touched: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            steps: BTreeMap::new(),
             nodes_touched: false,
         }
     }
 
     /// The decision; its notes are what has become of the copy.
     pub fn into_decision(mut self) -> Decision {
+        for (job, steps) in self.steps {
+            let note = |repeated| Note(NoteKind::Steps(job, repeated));
+            self.decision.notes.extend(steps.into_iter().map(note));
+        }
         for job in self.touched {
             if let Some(entry) = self.cluster.jobs.get(&job) {
                 self.decision
@@ -48,19 +64,46 @@ impl Turn {
         self.decision
     }
 
-    pub fn handle(&mut self, event: Event) {
-        let frees_slots = matches!(
-            event,
-            Event::AgentConnected(_)
-                | Event::AgentLeaving { .. }
-                | Event::AgentDisconnected { .. }
-                | Event::WorkerExited { .. }
-                | Event::ManifestDone { .. }
-                | Event::Tick
-                | Event::Submitted(_)
-        );
+    /// What the decision leaves behind, for whoever checks it.
+    #[cfg(test)]
+    pub fn outcome(&self) -> Cluster {
+        let mut cluster = self.cluster.clone();
+        for (job, steps) in &self.steps {
+            for repeated in steps {
+                cluster.note(Note(NoteKind::Steps(*job, repeated.clone())));
+            }
+        }
+        cluster
+    }
+
+    pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut frees_slots = false;
         self.wake_up();
         let drained = self.cluster.drained();
+        for event in events {
+            frees_slots |= event.frees_slots();
+            if !event.is_of_one_worker() {
+                self.settle();
+            }
+            self.take_in(event);
+        }
+        self.settle();
+        let is_idle = self.touched.is_empty() && self.decision.records.is_empty();
+        if is_idle && !self.nodes_touched && !frees_slots {
+            return;
+        }
+        self.judge_places();
+        // Placement looks at all jobs, so it is left out where nothing can have come of the events.
+        if frees_slots || !self.decision.records.is_empty() {
+            self.place();
+        }
+        self.tell_drained(&drained);
+        for job in self.touched.clone() {
+            self.with_entry(job, |turn| turn.show_state());
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::Submitted(submission) => self.submit(submission),
             Event::StopRequested { job, grace_seconds } => {
@@ -86,14 +129,14 @@ impl Turn {
             } => self.agent_leaving(&node, grace_seconds),
             Event::AgentDisconnected { node } => self.agent_disconnected(&node),
             Event::WorkerStarted { worker, pid } => {
-                self.with_worker(&worker, |turn| turn.worker_started(&worker, pid))
+                self.hear(&worker, |turn| turn.worker_started(&worker, pid));
             }
             Event::WorkerExited { worker, exit } => {
                 self.forget_stranger(&worker);
-                self.with_worker(&worker, |turn| turn.worker_exited(&worker, &exit));
+                self.hear(&worker, |turn| turn.worker_exited(&worker, &exit));
             }
             Event::WorkerDisconnected { worker } => {
-                self.with_worker(&worker, |turn| turn.worker_disconnected(&worker));
+                self.hear(&worker, |turn| turn.worker_disconnected(&worker));
             }
             Event::Worker {
                 job,
@@ -101,8 +144,16 @@ impl Turn {
                 generation,
                 message,
             } => {
-                if self.cluster.jobs.contains_key(&job) {
-                    self.with(job, |turn| turn.worker_says(&worker, generation, message));
+                if let Some(steps) = self.repeated(job, &worker, generation, &message) {
+                    let repeated = Repeated {
+                        worker,
+                        generation,
+                        steps,
+                    };
+                    self.steps.entry(job).or_default().push(repeated);
+                } else if self.cluster.jobs.contains_key(&job) {
+                    self.with_entry(job, |turn| turn.worker_says(&worker, generation, message));
+                    self.unsettled.insert(job);
                 } else {
                     let reason = format!("no job {job} is on record here");
                     let order = Order::Expelled { reason };
@@ -122,14 +173,42 @@ impl Turn {
             }
             Event::Tick => self.tick(),
         }
-        self.judge_places();
-        // Placement looks at all jobs, so it is left out where nothing can have come of the event.
-        if frees_slots || !self.decision.records.is_empty() {
-            self.place();
-        }
-        self.tell_drained(&drained);
-        for job in self.touched.clone() {
-            self.with_entry(job, |turn| turn.show_state());
+    }
+
+    /// The steps of a member that says no more than what others have reported before it: thousands of them say each step
+    /// again, and nothing follows.
+    fn repeated(
+        &self,
+        job: JobId,
+        worker: &WorkerId,
+        generation: Generation,
+        message: &WorkerMessage,
+    ) -> Option<Vec<StepMetrics>> {
+        let WorkerMessage::Report { steps } = message else {
+            return None;
+        };
+        let JobEntry { job, volatile } = self.cluster.jobs.get(&job)?;
+        let is_member = job.phase == Phase::Active
+            && generation == job.generation
+            && job.keeps(worker)
+            // With the first rank's steps, the work of all is compared.
+            && job.rank_of(worker).is_some_and(|rank| rank > 0);
+        let is_known = volatile.workers.get(worker)?.generation == generation
+            && volatile.round.generation == generation
+            && !job.state.is_over();
+        let newest = steps.iter().map(|metrics| metrics.step).max()?;
+        let resume = job.resume.as_ref()?.state.step;
+        let is_said = |step: Step| step > resume && volatile.ledger.has(step);
+        let said = steps.iter().all(|metrics| is_said(metrics.step));
+        // At the end, who has come to the last step is looked at.
+        let nothing_new = is_member && is_known && said && newest < job.total_steps();
+        (nothing_new && !is_planted(Mutation::RepeatedReport)).then(|| steps.clone())
+    }
+
+    /// Follows the rules of the jobs that something was heard of.
+    fn settle(&mut self) {
+        for job in std::mem::take(&mut self.unsettled) {
+            self.with(job, |_| {});
         }
     }
 
@@ -146,25 +225,31 @@ impl Turn {
             return;
         };
         self.touched.insert(id);
+        let mut volatile = entry.volatile;
+        for repeated in self.steps.remove(&id).unwrap_or_default() {
+            Arc::make_mut(&mut volatile).has_reached(&repeated);
+        }
         let mut turn = JobTurn {
             id,
             job: entry.job,
-            volatile: entry.volatile,
+            volatile,
             options: &self.cluster.options,
             now: self.now,
             decision: &mut self.decision,
         };
         act(&mut turn);
-        let entry = crate::cluster::JobEntry {
+        let entry = JobEntry {
             job: turn.job,
             volatile: turn.volatile,
         };
         self.cluster.jobs.insert(id, entry);
     }
 
-    fn with_worker(&mut self, worker: &WorkerId, act: impl FnOnce(&mut JobTurn<'_>)) {
+    /// Lets the job of a worker take in what was heard of it.
+    fn hear(&mut self, worker: &WorkerId, act: impl FnOnce(&mut JobTurn<'_>)) {
         if let Some(job) = self.cluster.job_of(worker) {
-            self.with(job, act);
+            self.with_entry(job, act);
+            self.unsettled.insert(job);
         }
     }
 
@@ -310,7 +395,7 @@ impl Turn {
     /// Lets the jobs that are not over know of something about a node.
     pub fn tell_jobs(&mut self, event: &str, node: &NodeName, words: &str) {
         for job in self.cluster.in_order() {
-            let is_over = |entry: &crate::cluster::JobEntry| entry.job.state.is_over();
+            let is_over = |entry: &JobEntry| entry.job.state.is_over();
             if !self.cluster.jobs.get(&job).is_none_or(is_over) {
                 self.with(job, |turn| {
                     let details = [("node", node.as_str().into())];

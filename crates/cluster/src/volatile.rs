@@ -6,8 +6,9 @@ use std::{
 use muster_types::{Generation, JobId, Monotonic, StateId, Step, WorkerId};
 
 use crate::{
-    ProbeAnswer,
+    ProbeAnswer, StepMetrics,
     faults::{Fault, Scene},
+    job::{Job, Placement},
     ledger::Ledger,
     nodes::Nodes,
     pace::Pace,
@@ -19,14 +20,24 @@ use crate::{
 
 /// A change of volatile state: connections, answers, metrics, bounds. Never journaled; lost with the process.
 ///
-/// It holds the new volatile state as a whole, so notes neither depend on their order nor on the records.
+/// It holds the new volatile state as a whole, or a worker's step, so notes neither depend on their order nor on the records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note(pub(crate) NoteKind);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum NoteKind {
     Job(JobId, Arc<Volatile>),
+    /// A worker has come to steps that others have reported. Nothing else has changed.
+    Steps(JobId, Repeated),
     Nodes(Arc<Nodes>),
+}
+
+/// Steps that others have reported before, as a worker says them again.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Repeated {
+    pub worker: WorkerId,
+    pub generation: Generation,
+    pub steps: Vec<StepMetrics>,
 }
 
 /// What is known of a job beside its records.
@@ -59,6 +70,34 @@ pub(crate) struct Volatile {
     pub wake: Option<Monotonic>,
 }
 
+impl Volatile {
+    /// A worker has committed steps.
+    pub fn has_reached(&mut self, repeated: &Repeated) {
+        let Some(view) = self.workers.get_mut(&repeated.worker) else {
+            return;
+        };
+        for metrics in &repeated.steps {
+            if view.step < Some(metrics.step) {
+                view.own_work.push(repeated.generation, metrics.slot_ms);
+                view.step = Some(metrics.step);
+            }
+        }
+    }
+}
+
+/// Each worker whose slot is not known to be empty, with what is known of it: in one pass over both.
+pub(crate) fn with_views<'a>(
+    job: &'a Job,
+    volatile: &'a Volatile,
+) -> impl Iterator<Item = (&'a WorkerId, &'a Placement, Option<&'a View>)> {
+    let mut views = volatile.workers.iter().peekable();
+    job.workers.iter().map(move |(worker, placement)| {
+        while views.next_if(|(other, _)| *other < worker).is_some() {}
+        let view = views.next_if(|(other, _)| *other == worker);
+        (worker, placement, view.map(|(_, view)| view))
+    })
+}
+
 /// What is known of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct View {
@@ -70,12 +109,12 @@ pub(crate) struct View {
     pub disconnected_at: Option<Monotonic>,
     /// Since when its agent is out of reach.
     pub node_lost_at: Option<Monotonic>,
-    pub address: String,
+    pub address: Arc<str>,
     /// Where peers see whether they reach it; empty where it cannot say.
-    pub reach_address: String,
+    pub reach_address: Arc<str>,
     pub warm: bool,
     /// Under which numerics it computes; empty until it is warm.
-    pub fingerprint: String,
+    pub fingerprint: Arc<str>,
     /// The generation that it last said it is in.
     pub generation: Generation,
     /// From its attach; for former members only `fenced` counts.
@@ -94,7 +133,7 @@ pub(crate) struct View {
     /// The generation in which it did not get ready in time.
     pub slow_in: Option<Generation>,
     pub step: Option<Step>,
-    pub phase: String,
+    pub phase: Arc<str>,
     /// The generation that its phase is of: what it was about before says nothing.
     pub phase_in: Generation,
     /// What it answered to a probe last.
@@ -115,10 +154,10 @@ impl View {
             connected: false,
             disconnected_at: None,
             node_lost_at: None,
-            address: String::new(),
-            reach_address: String::new(),
+            address: "".into(),
+            reach_address: "".into(),
             warm: false,
-            fingerprint: String::new(),
+            fingerprint: "".into(),
             generation: Generation(0),
             holdings: None,
             fenced: None,
@@ -130,7 +169,7 @@ impl View {
             at_boundary: None,
             slow_in: None,
             step: None,
-            phase: String::new(),
+            phase: "".into(),
             phase_in: Generation(0),
             answer: None,
             diverged: None,

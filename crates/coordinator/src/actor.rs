@@ -1,8 +1,4 @@
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_cluster::{Cluster, Command, Event, Order, Record, Superseded, describe};
 use muster_proto::v1::{AgentCommand, AgentWelcome, WorkerCommand, agent_command};
@@ -30,7 +26,8 @@ const HEARTBEAT_MS: u32 = 2000;
 const TICK_FLOOR: Duration = Duration::from_millis(1);
 
 /// The one task that owns the state. It takes one message after the other: decides, puts what was decided on record, applies
-/// it, and only then acts on it.
+/// it, and only then acts on it. What workers and agents say of single workers is taken in together where more of it is
+/// there already: it is decided on at once, and is on record with one wait for the disk.
 pub(crate) struct Actor {
     pub(crate) cluster: Cluster,
     /// Which records each new one makes superfluous.
@@ -43,8 +40,10 @@ pub(crate) struct Actor {
     pub(crate) files: JobFiles,
     pub(crate) agents: BTreeMap<NodeName, (String, Link<AgentCommand>)>,
     pub(crate) workers: BTreeMap<WorkerId, Link<WorkerCommand>>,
-    /// What the actor itself has noticed while it ran commands: streams that had to be given up.
-    pub(crate) noticed: VecDeque<Event>,
+    pub(crate) orders: convert::Orders,
+    /// What was heard and is not decided on yet; and what the actor itself has noticed while it ran commands: streams that had
+    /// to be given up.
+    pub(crate) heard: Vec<Event>,
 }
 
 impl Actor {
@@ -76,24 +75,57 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = tick => self.take(Event::Tick)?,
+                () = tick => self.tick(&mut inbox)?,
                 message = inbox.recv() => match message {
-                    Some(message) => self.receive(message)?,
+                    Some(message) => self.receive_all(message, &mut inbox)?,
                     None => return Ok(()),
                 },
             }
         }
     }
 
+    /// A bound may have run out. Whoever has answered by now is heard before: that it was not read yet is no silence.
+    fn tick(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Result<(), CoordinatorError> {
+        self.receive_waiting(inbox)?;
+        self.take(Event::Tick)
+    }
+
+    /// Takes a message, and those that are there already.
+    fn receive_all(
+        &mut self,
+        first: Message,
+        inbox: &mut mpsc::Receiver<Message>,
+    ) -> Result<(), CoordinatorError> {
+        self.receive(first)?;
+        self.receive_waiting(inbox)?;
+        self.decide()
+    }
+
+    /// Takes the messages that are there, but no more than there may be at once: whoever stops has to wait as long.
+    fn receive_waiting(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Message>,
+    ) -> Result<(), CoordinatorError> {
+        for _ in 0..inbox.len() {
+            match inbox.try_recv() {
+                Ok(message) => self.receive(message)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
     fn receive(&mut self, message: Message) -> Result<(), CoordinatorError> {
         match message {
             Message::Event { event, done } => {
                 self.take(event)?;
+                self.decide()?;
                 if let Some(done) = done {
                     // Whoever waits may have gone meanwhile.
                     let _ = done.send(());
                 }
             }
+            // Of the state as it was decided last: what was heard since is not on record.
             Message::Read(question) => question(&self.cluster, self.clock.now()),
             Message::AgentHere {
                 hello,
@@ -191,11 +223,24 @@ impl Actor {
         Ok(())
     }
 
-    /// Decides on an event, and on all that is noticed while acting on the decision.
+    /// Takes an event in. One that is not the word of a single worker is decided on now.
     fn take(&mut self, event: Event) -> Result<(), CoordinatorError> {
-        self.noticed.push_back(event);
-        while let Some(event) = self.noticed.pop_front() {
-            self.step(event)?;
+        let may_wait = event.is_of_one_worker();
+        self.heard.push(event);
+        match may_wait {
+            true => Ok(()),
+            false => self.decide(),
+        }
+    }
+
+    /// Decides on what was heard, and on all that is noticed while acting on the decision.
+    fn decide(&mut self) -> Result<(), CoordinatorError> {
+        if self.heard.is_empty() {
+            return Ok(());
+        }
+        while !self.heard.is_empty() {
+            let events = std::mem::take(&mut self.heard);
+            self.step(events)?;
         }
         let sequence = self.journal.last_sequence();
         self.progress.send_modify(|progress| {
@@ -205,8 +250,8 @@ impl Actor {
         Ok(())
     }
 
-    fn step(&mut self, event: Event) -> Result<(), CoordinatorError> {
-        let decision = self.cluster.decide(self.clock.now(), event);
+    fn step(&mut self, events: Vec<Event>) -> Result<(), CoordinatorError> {
+        let decision = self.cluster.decide_all(self.clock.now(), events);
         if !decision.records.is_empty() {
             let entries: Vec<_> = decision.records.iter().map(journal_entry::entry).collect();
             let sequences = self.journal.last_sequence() + 1..;
@@ -268,14 +313,15 @@ impl Actor {
                     tracing::debug!(%worker, "a command for a worker without a stream is dropped");
                     return;
                 };
-                let is_stuck = link.send(convert::order(job, generation, order)).is_err();
+                let order = self.orders.order(job, generation, order);
+                let is_stuck = link.send(order).is_err();
                 if is_stuck || is_last {
                     // Dropping the link lets what is queued go out before the stream ends.
                     self.workers.remove(&worker);
                 }
                 if is_stuck {
                     tracing::warn!(%worker, "a worker does not read; its stream is given up");
-                    self.noticed.push_back(Event::WorkerDisconnected { worker });
+                    self.heard.push(Event::WorkerDisconnected { worker });
                 }
             }
             Command::OpenStore { job, generation } => self.spaces.open(job, generation),
@@ -309,7 +355,7 @@ impl Actor {
         if link.send(command).is_err() {
             tracing::warn!(%node, "an agent does not read; its stream is given up");
             self.agents.remove(&node);
-            self.noticed.push_back(Event::AgentDisconnected { node });
+            self.heard.push(Event::AgentDisconnected { node });
         }
     }
 }

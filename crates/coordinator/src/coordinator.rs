@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
@@ -25,6 +25,7 @@ use crate::{
     access::{Guard, Listener},
     actor::Actor,
     clock::Clock,
+    convert,
     inbox::{Core, Message, Progress},
     job_files::{JobDirs, JobFiles},
     replay::Replay,
@@ -125,7 +126,8 @@ impl Coordinator {
             files,
             agents: BTreeMap::new(),
             workers: BTreeMap::new(),
-            noticed: VecDeque::new(),
+            orders: convert::Orders::default(),
+            heard: Vec::new(),
         };
         let ended = run(actor, inbox, stop.clone())?;
         let scheme = if tls.is_some() { "https" } else { "http" };

@@ -11,8 +11,9 @@ use tonic::Status;
 
 use crate::link::Link;
 
-/// Messages that wait for the actor; senders wait when there are more.
-const INBOX: usize = 4096;
+/// Messages that wait for the actor; senders wait when there are more. Each of thousands of workers has several to say when a
+/// generation is formed, and bounds are judged by what was heard.
+const INBOX: usize = 1 << 16;
 
 /// What the actor takes in.
 pub(crate) enum Message {

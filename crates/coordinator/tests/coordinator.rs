@@ -78,7 +78,7 @@ impl Running {
         ranks.sort_unstable();
         assert_eq!(ranks, [0, 1]);
         assert_eq!(forms[0].members_digest, forms[1].members_digest);
-        assert_eq!(forms[0].members, forms[1].members);
+        assert_eq!(forms[0].batch_slots, forms[1].batch_slots);
         let slots: u32 = forms[0].assignment.iter().map(|slots| slots.count).sum();
         assert_eq!(slots, 4);
         let dataset = muster_data::Dataset::open(&running.bench.dir.path().join("data")).unwrap();
@@ -340,6 +340,7 @@ async fn a_job_is_placed_formed_trained_saved_and_stopped() {
     let watch = WatchStatusRequest {
         job_id: running.job.clone(),
         interval_ms: 10,
+        ..WatchStatusRequest::default()
     };
     let watched = running
         .bench
@@ -545,7 +546,7 @@ async fn an_acknowledged_submit_is_kept_and_a_second_one_of_the_same_id_changes_
         .unwrap();
     let jobs = bench
         .client
-        .list_jobs(ListJobsRequest {})
+        .list_jobs(ListJobsRequest::default())
         .await
         .unwrap()
         .into_inner()
@@ -620,7 +621,7 @@ async fn bad_specs_are_refused_with_the_reason_and_leave_nothing() {
     assert_eq!(
         bench
             .client
-            .list_jobs(ListJobsRequest {})
+            .list_jobs(ListJobsRequest::default())
             .await
             .unwrap()
             .into_inner()
@@ -654,6 +655,7 @@ async fn jobs_are_named_by_their_ids_or_unambiguous_beginnings() {
     ] {
         let request = v1::GetStatusRequest {
             job_id: text.into(),
+            ..v1::GetStatusRequest::default()
         };
         let answer = bench.client.get_status(request).await;
         assert_eq!(

@@ -42,27 +42,25 @@ impl Membership {
         {
             v1::resume_point::Source::Initialise(_) => Source::Initialise,
             v1::resume_point::Source::Live(live) => {
-                Source::Live(live.ranks.into_iter().map(Rank).collect())
+                let runs = live.runs.into_iter();
+                Source::Live(runs.flat_map(ranks).collect())
             }
             v1::resume_point::Source::Checkpoint(checkpoint) => Source::Checkpoint(checkpoint.uri),
         };
-        let slots = form
-            .assignment
-            .iter()
-            .find(|slots| slots.rank == form.rank && slots.count > 0)
+        let world_size = WorldSize(form.world_size);
+        let dealt = muster_plan::deal(form.batch_slots, world_size)
+            .map_err(|error| format!("the slots of the batch cannot be dealt: {error}"))?;
+        let slots = *dealt
+            .get(rank.get() as usize)
             .ok_or_else(|| format!("rank {rank} has no slots of the batch"))?;
         Ok(Self {
             generation,
             rank,
-            world_size: WorldSize(form.world_size),
+            world_size,
             resume: from_proto(resume.state.ok_or("the generation's state has no name")?),
             source,
-            slots: batch_slots(slots),
-            dealt: {
-                let mut all: Vec<_> = form.assignment.iter().map(batch_slots).collect();
-                all.sort_by_key(|slots| slots.rank);
-                all
-            },
+            slots,
+            dealt,
             segments: form
                 .segments
                 .into_iter()
@@ -73,12 +71,8 @@ impl Membership {
     }
 }
 
-fn batch_slots(slots: &v1::BatchSlots) -> BatchSlots {
-    BatchSlots {
-        rank: Rank(slots.rank),
-        first: slots.first,
-        count: slots.count,
-    }
+fn ranks(run: v1::RankRun) -> impl Iterator<Item = Rank> {
+    (run.first..run.first.saturating_add(run.count)).map(Rank)
 }
 
 fn segment(segment: v1::Segment) -> Result<Segment, String> {

@@ -31,7 +31,7 @@ fn ready(world: &mut World) {
 fn the_first_report_of_a_step_counts() {
     let mut world = World::training(1000, 1, 2, 2);
     ready(&mut world);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.committed.clear();
     for member in &members {
         world.message(
@@ -51,7 +51,7 @@ fn the_first_report_of_a_step_counts() {
 fn reports_of_another_generation_or_of_strangers_change_nothing() {
     let mut world = World::training(1000, 1, 2, 2);
     world.run_to(4);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.kill(&members[1]);
     world.run_to(6);
     let status = world.status();
@@ -131,7 +131,7 @@ fn a_rollback_takes_the_totals_back_and_counts_again() {
         world.job().marks.contains_key(&Step(18)),
         "a watermark above the checkpoint"
     );
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     world.deliver();

@@ -302,7 +302,7 @@ fn run_into(world: &mut World, deadly: u64, code: i32) {
         };
         match rank_1.filter(there) {
             Some(worker) => {
-                let others = world.job().members.clone();
+                let others = world.job().members.to_vec();
                 for other in others {
                     world.workers.get_mut(&other).unwrap().pending = None;
                 }

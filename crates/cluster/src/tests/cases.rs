@@ -14,7 +14,7 @@ fn state(generation: u64, step: u64) -> StateId {
 fn agree_on_a_step(world: &mut World) -> Vec<WorkerId> {
     for _ in 0..100 {
         world.deliver();
-        let members = world.job().members.clone();
+        let members = world.job().members.to_vec();
         if members
             .iter()
             .all(|member| world.workers[member].pending.is_some())
@@ -89,7 +89,7 @@ fn case_02_several_die_at_once(
 ) {
     let mut world = World::training(20, 1, 4, 4);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     for victim in victims {
         world.kill(&members[*victim]);
     }
@@ -108,7 +108,7 @@ fn case_02_several_die_at_once(
 fn case_03_a_death_while_fencing_opens_no_further_generation() {
     let mut world = World::training(20, 1, 3, 3);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.kill(&members[0]);
     // The survivors' answers are still under way when the second one dies.
     while world.generation() == 1 {
@@ -134,7 +134,7 @@ fn case_03_a_death_while_fencing_opens_no_further_generation() {
 fn case_03_a_death_after_forming_needs_another_generation() {
     let mut world = World::training(20, 1, 3, 3);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.kill(&members[0]);
     world.deliver();
     assert_eq!(world.generation(), 2);
@@ -218,7 +218,7 @@ fn case_05_a_cut_off_commit_is_never_history() {
 fn case_06_form_waits_for_every_fence() {
     let mut world = World::training(20, 1, 3, 3);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.workers.get_mut(&members[2]).unwrap().frozen = true;
     world
         .workers
@@ -323,7 +323,7 @@ fn case_08_the_coordinator_dies_at_any_event(#[values(0, 1, 2, 100)] commands: u
 fn case_08_workers_step_on_while_the_coordinator_is_away() {
     let mut world = World::training(30, 1, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.restart_coordinator();
     for _ in 0..5 {
         world.work();
@@ -342,7 +342,7 @@ fn case_08_workers_step_on_while_the_coordinator_is_away() {
 fn case_09_a_worker_dies_while_the_coordinator_is_away() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.restart_coordinator();
     world.kill(&members[1]);
     world.reconnect();
@@ -360,7 +360,7 @@ fn case_09_a_worker_dies_while_the_coordinator_is_away() {
 fn case_10_a_partition_from_the_coordinator_alone_disturbs_nothing() {
     let mut world = World::training(200, 1, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.drop_stream(&members[1]);
     world.deliver();
     // Far longer than the bound, but steps are committed all the while.
@@ -387,7 +387,7 @@ fn case_10_a_partition_from_the_coordinator_alone_disturbs_nothing() {
 fn case_11_a_stopped_process_wakes_after_its_generation_is_over() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(9);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.disconnect_agent(&NodeName::from("a"));
     // It hangs in the middle of a part, out of its agent's reach.
     world.workers.get_mut(&members[1]).unwrap().frozen = true;
@@ -439,7 +439,7 @@ fn case_11_a_stopped_process_wakes_after_its_generation_is_over() {
 fn case_12_a_message_has_no_effect_beyond_the_first() {
     let mut world = World::training(20, 1, 3, 3);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.kill(&members[1]);
     world.run_to(12);
     let heard = world.heard.clone();
@@ -500,7 +500,7 @@ fn case_14_the_wall_clock_decides_nothing() {
 fn case_15_an_agent_restarts_while_its_workers_run() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     let node = NodeName::from("a");
     world.disconnect_agent(&node);
     world.run_to(9);
@@ -521,7 +521,7 @@ fn case_16_a_corrupt_checkpoint_gives_way_to_the_one_before() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(13);
     world.unreadable.insert(state(1, 10), true);
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     assert_eq!(world.run_to_end(), JobState::Finished);
@@ -541,7 +541,7 @@ fn case_16_without_a_readable_checkpoint_the_job_waits_and_says_so() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
     world.unreadable.insert(state(1, 5), true);
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     for _ in 0..50 {
@@ -566,7 +566,7 @@ fn case_16_storage_out_of_reach_is_waited_for() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
     world.unreadable.insert(state(1, 5), false);
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     for _ in 0..40 {
@@ -589,7 +589,7 @@ fn case_16_storage_that_comes_back_with_a_corrupt_checkpoint_is_not_waited_for()
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
     world.unreadable.insert(state(1, 5), false);
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     for round in 0..60 {
@@ -614,7 +614,7 @@ fn case_17_checkpoints_of_a_discarded_branch_never_come_back() {
     world.run_to(13);
     // The newest one cannot be read: the job falls back to step 5, so (1, 10) is of a discarded branch.
     world.unreadable.insert(state(1, 10), true);
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     while world.resumes().last().map(|resume| resume.state) != Some(state(1, 5)) {
@@ -624,7 +624,7 @@ fn case_17_checkpoints_of_a_discarded_branch_never_come_back() {
     }
     world.run_to(8);
     world.deliver();
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.kill(&member);
     }
     world.unreadable.clear();

@@ -40,7 +40,7 @@ fn trip(step: u64, not_finite: bool, held: bool) -> Trip {
 /// All ranks say the same.
 fn say(world: &mut World, trip: Trip) {
     let generation = world.generation();
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.message(&member, generation, WorkerMessage::Tripped(trip));
     }
     world.deliver();
@@ -80,7 +80,7 @@ fn a_skipped_batch_makes_way_for_the_samples_after_it() {
 fn case_17_a_save_that_is_done_after_a_rollback_is_of_a_discarded_branch() {
     let mut world = training(guarded(OnSpike::Rollback, 5), 13);
     let step = world.status().step.get();
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     let back_to = world.status().last_checkpoint.unwrap().state;
     world.message(
         &members[0],
@@ -108,7 +108,7 @@ fn case_17_a_save_that_is_done_after_a_rollback_is_of_a_discarded_branch() {
 fn rolled_back_in_the_middle_of_a_save() -> (World, Event) {
     let mut world = training(guarded(OnSpike::Rollback, 5), 13);
     let step = world.status().step.get();
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.storage_down = true;
     for rank in [0, 1] {
         let part = Part {
@@ -244,7 +244,7 @@ fn without_a_checkpoint_a_rollback_skips_the_batch() {
 fn a_death_at_the_same_moment_loses_neither_the_skip_nor_the_job() {
     let mut world = training(guarded(OnSpike::SkipBatch, 5), 7);
     let step = world.status().step.get();
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.message(
         &members[0],
         1,
@@ -276,7 +276,7 @@ fn a_death_at_the_same_moment_loses_neither_the_skip_nor_the_job() {
 fn replicas_that_differ_between_steps_lose_the_minority() {
     let mut world = World::training(STEPS, 1, 3, 3);
     world.run_to(9);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     let step = world.status().step;
     for (member, hash) in members.iter().zip([7, 8, 7]) {
         let said = WorkerMessage::Diverged {
@@ -301,7 +301,7 @@ fn replicas_without_a_majority_stop_the_job() {
     let mut world = World::training(STEPS, 2, 2, 2);
     world.run_to(9);
     let step = world.status().step;
-    for (member, state_hash) in world.job().members.clone().iter().zip([7, 8]) {
+    for (member, state_hash) in world.job().members.to_vec().iter().zip([7, 8]) {
         world.message(member, 1, WorkerMessage::Diverged { step, state_hash });
     }
     assert_eq!(world.status().state, JobState::Failed);
@@ -314,6 +314,9 @@ fn segments_are_told_with_the_next_generation() {
     let step = world.status().step.get();
     say(&mut world, trip(step, false, true));
     for worker in world.workers.values() {
-        assert_eq!(worker.form.as_ref().unwrap().segments, world.job().segments);
+        assert_eq!(
+            worker.form.as_ref().unwrap().segments,
+            world.job().segments.as_slice().into()
+        );
     }
 }

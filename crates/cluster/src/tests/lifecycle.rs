@@ -113,7 +113,7 @@ fn a_stop_saves_first_and_a_resume_goes_on_from_there() {
 fn a_member_that_dies_while_stopping_costs_nothing_that_a_survivor_holds() {
     let mut world = World::training(20, 2, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.kill(&members[1]);
     world.feed(Event::StopRequested {
         job: job_id(1),
@@ -230,7 +230,7 @@ fn a_job_that_is_cancelled_after_its_last_checkpoint_has_finished() {
 fn who_does_not_leave_in_time_is_killed() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
-    for member in world.job().members.clone() {
+    for member in world.job().members.to_vec() {
         world.workers.get_mut(&member).unwrap().frozen = true;
     }
     world.feed(Event::StopRequested {
@@ -291,7 +291,7 @@ fn failures_in_a_row_end_the_job_with_its_evidence() {
     let mut rounds = 0;
     // Each generation loses a member before it commits a step.
     while !world.status().state.is_over() {
-        let members = world.job().members.clone();
+        let members = world.job().members.to_vec();
         if let Some(worker) = members
             .iter()
             .find(|member| world.workers.contains_key(*member))
@@ -381,7 +381,7 @@ fn a_deadly_step_is_noticed_though_steps_before_it_are_committed() {
 fn who_reports_a_failure_goes_only_if_it_lies_with_it(#[case] class: &str, #[case] goes: bool) {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.workers.get_mut(&members[1]).unwrap().fail(class);
     world.run_to(8);
     assert_eq!(world.workers.contains_key(&members[1]), !goes);
@@ -392,7 +392,7 @@ fn who_reports_a_failure_goes_only_if_it_lies_with_it(#[case] class: &str, #[cas
 #[test]
 fn a_hung_training_thread_is_not_taken_along_for_ever() {
     let mut world = World::training(20, 1, 2, 2);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     // Rank 0 is ready; rank 1 fences as it should but never gets ready.
     world.workers.get_mut(&members[0]).unwrap().heal();
     world.deliver();
@@ -412,7 +412,7 @@ fn a_hung_training_thread_is_not_taken_along_for_ever() {
 fn who_hangs_since_the_generation_before_is_the_culprit_and_not_who_waits_for_it() {
     let mut world = World::training(20, 1, 3, 3);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     let phase = |phase: &str| WorkerMessage::Phase {
         phase: phase.into(),
         step: Step(7),
@@ -434,7 +434,7 @@ fn who_hangs_since_the_generation_before_is_the_culprit_and_not_who_waits_for_it
 fn who_hangs_before_the_last_commit_is_not_waited_for() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(19);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     loop {
         world.deliver();
         if members
@@ -465,7 +465,7 @@ fn who_hangs_before_the_last_commit_is_not_waited_for() {
 #[test]
 fn the_minority_of_differing_replicas_is_put_out() {
     let mut world = World::training(20, 1, 3, 3);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     for (member, state_hash) in members.iter().zip([5, 5, 6]) {
         let fake = world.workers.get_mut(member).unwrap();
         fake.heal();
@@ -490,7 +490,7 @@ fn the_minority_of_differing_replicas_is_put_out() {
 #[test]
 fn without_a_majority_the_job_stops_and_says_so() {
     let mut world = World::training(20, 1, 2, 2);
-    for (member, state_hash) in world.job().members.clone().iter().zip([5, 6]) {
+    for (member, state_hash) in world.job().members.to_vec().iter().zip([5, 6]) {
         let healed_from = "init".to_owned();
         world.message(
             member,
@@ -516,7 +516,7 @@ fn without_a_majority_the_job_stops_and_says_so() {
 fn too_few_survivors_wait_fenced_and_keep_what_they_hold() {
     let mut world = World::training(20, 2, 2, 2);
     world.run_to(7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     // The victim's node goes with it: there is no slot for a replacement.
     world.workers.get_mut(&members[1]).unwrap().frozen = true;
     world.disconnect_agent(&"a".into());

@@ -39,7 +39,7 @@ fn run_to_unsaved(world: &mut World, step: u64) {
 fn a_checkpoint_is_committed_when_all_parts_are_there_and_its_manifest_is() {
     let mut world = World::training(20, 2, 2, 2);
     world.run_to(3);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.commands.clear();
     world.message(&members[1], 1, part(3, 1));
     world.message(&members[1], 1, part(3, 1));
@@ -84,7 +84,7 @@ fn a_part_that_comes_again_is_acknowledged_again() {
     let mut world = World::training(20, 2, 2, 2);
     world.run_to(6);
     world.deliver();
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     let before = world.snapshot();
     world.commands.clear();
     world.message(&members[0], 1, part(5, 0));
@@ -198,7 +198,7 @@ fn a_job_without_its_last_checkpoint_has_failed_and_can_be_taken_up() {
 fn losing_all_workers_after_the_last_step_falls_back_to_a_checkpoint() {
     let mut world = World::training(7, 1, 2, 2);
     run_to_unsaved(&mut world, 7);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     for member in &members {
         world.kill(member);
     }
@@ -215,7 +215,7 @@ fn a_manifest_of_a_state_that_was_discarded_meanwhile_is_refused() {
     spec.checkpoint.every_steps = 0;
     world.submit(1, spec);
     world.run_to(3);
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     world.message(&members[0], 1, part(3, 0));
     world.message(&members[1], 1, part(3, 1));
     // The manifest of (1, 3) is being written; all workers die, and nothing else is on record.

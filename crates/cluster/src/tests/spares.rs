@@ -27,7 +27,7 @@ fn standing_by_in(mut world: World, spares: u32) -> (World, Vec<WorkerId>, Vec<W
         world.run_to(step);
         world.wait(1);
     }
-    let (members, spares) = (world.job().members.clone(), world.spares());
+    let (members, spares) = (world.job().members.to_vec(), world.spares());
     assert_eq!(members.len(), 2);
     (world, members, spares)
 }
@@ -141,7 +141,7 @@ fn where_two_are_lost_one_spare_takes_one_place_and_the_other_is_filled_at_a_bou
     asked.workers.spares = 1;
     world.submit(1, asked);
     world.run_to(10);
-    let (members, spares) = (world.job().members.clone(), world.spares());
+    let (members, spares) = (world.job().members.to_vec(), world.spares());
     world.kill(&members[0]);
     world.kill(&members[1]);
     world.run_until(|world| world.status().state == JobState::Training && world.generation() > 1);

@@ -15,7 +15,7 @@ fn training(workers: u32) -> (World, Vec<WorkerId>) {
         world.run_to(step);
         world.wait(1);
     }
-    let members = world.job().members.clone();
+    let members = world.job().members.to_vec();
     (world, members)
 }
 

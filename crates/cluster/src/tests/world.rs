@@ -216,7 +216,7 @@ impl World {
     pub fn feed_until(&mut self, event: Event, commands: usize) {
         let decision = self.cluster.decide(self.now, event.clone());
         let mut turn = Turn::new(&self.cluster, self.now);
-        turn.handle(event.clone());
+        turn.handle([event.clone()]);
         self.heard_on_new_stream(&event);
         if matches!(event, Event::Worker { .. }) {
             self.heard.push(event);
@@ -233,7 +233,8 @@ impl World {
             self.cluster.note(note);
         }
         assert_eq!(
-            turn.cluster.jobs, self.cluster.jobs,
+            turn.outcome().jobs,
+            self.cluster.jobs,
             "records and notes do not make what was decided"
         );
         assert_eq!(turn.cluster.nodes, self.cluster.nodes);

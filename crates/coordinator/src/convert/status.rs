@@ -18,6 +18,7 @@ pub(crate) fn job_status(status: JobStatus) -> v1::JobStatus {
         validation_loss: status.validation_loss,
         tokens_per_second: status.tokens_per_second,
         world_size: status.world_size,
+        worker_count: status.worker_count,
         workers: status.workers.into_iter().map(worker_status).collect(),
         last_checkpoint: status.last_checkpoint.map(checkpoint),
         recoveries: status.recoveries,

@@ -56,7 +56,7 @@ impl Events {
                 .core
                 .read(move |cluster, now| {
                     cluster
-                        .status(job, now)
+                        .summary(job, now)
                         .is_none_or(|status| status.state.is_over())
                 })
                 .await?;

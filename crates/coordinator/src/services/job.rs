@@ -1,16 +1,16 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use muster_cluster::{Event, JobState};
+use muster_cluster::{Cluster, Event, JobState};
 use muster_proto::v1::{
     self, CancelRequest, CancelResponse, CordonNodeRequest, CordonNodeResponse, DescribeRequest,
     DescribeResponse, DrainNodeRequest, DrainNodeResponse, GetHistoryRequest, GetLogsRequest,
     GetStatusRequest, JobHistory, JobStatus, ListCheckpointsRequest, ListCheckpointsResponse,
     ListEventsRequest, ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse,
-    ListStepsRequest, LogChunk, ResumeRequest, ResumeResponse, StopRequest, StopResponse,
-    SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse, WatchStatusRequest,
-    job_service_server::JobService,
+    ListStepsRequest, LogChunk, ResumeRequest, ResumeResponse, StatusView, StopRequest,
+    StopResponse, SubmitRequest, SubmitResponse, UncordonNodeRequest, UncordonNodeResponse,
+    WatchStatusRequest, job_service_server::JobService,
 };
-use muster_types::{JobId, NodeName};
+use muster_types::{JobId, NodeName, Now};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -56,7 +56,7 @@ impl Jobs {
     async fn state(&self, job: JobId) -> Result<JobState, Status> {
         let status = self
             .core
-            .read(move |cluster, now| cluster.status(job, now))
+            .read(move |cluster, now| cluster.summary(job, now))
             .await?;
         status.map(|status| status.state).ok_or_else(|| gone(job))
     }
@@ -101,6 +101,19 @@ fn check_reason(reason: &str) -> Result<(), Status> {
         )));
     }
     Ok(())
+}
+
+/// As much of a job's status as is wanted.
+fn status(
+    cluster: &Cluster,
+    job: JobId,
+    view: StatusView,
+    now: Now,
+) -> Option<muster_cluster::JobStatus> {
+    match view {
+        StatusView::Full => cluster.status(job, now),
+        StatusView::Summary => cluster.summary(job, now),
+    }
 }
 
 fn gone(job: JobId) -> Status {
@@ -152,11 +165,12 @@ impl JobService for Jobs {
 
     async fn list_jobs(
         &self,
-        _request: Request<ListJobsRequest>,
+        request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        let newest_first = self.core.read(|cluster, now| {
+        let view = request.into_inner().view();
+        let newest_first = self.core.read(move |cluster, now| {
             let jobs = cluster.jobs().into_iter().rev();
-            jobs.filter_map(|job| cluster.status(job, now))
+            jobs.filter_map(|job| status(cluster, job, view, now))
                 .collect::<Vec<_>>()
         });
         let jobs = newest_first
@@ -171,10 +185,11 @@ impl JobService for Jobs {
         &self,
         request: Request<GetStatusRequest>,
     ) -> Result<Response<JobStatus>, Status> {
-        let job = self.core.resolve(&request.into_inner().job_id).await?;
+        let request = request.into_inner();
+        let (job, view) = (self.core.resolve(&request.job_id).await?, request.view());
         let status = self
             .core
-            .read(move |cluster, now| cluster.status(job, now))
+            .read(move |cluster, now| status(cluster, job, view, now))
             .await?;
         Ok(Response::new(convert::job_status(
             status.ok_or_else(|| gone(job))?,
@@ -185,10 +200,13 @@ impl JobService for Jobs {
         &self,
         request: Request<WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let request = request.into_inner();
+        let view = request.view();
         let WatchStatusRequest {
             job_id,
             interval_ms,
-        } = request.into_inner();
+            ..
+        } = request;
         let job = self.core.resolve(&job_id).await?;
         let interval_ms = if interval_ms == 0 {
             WATCH_INTERVAL_MS
@@ -200,7 +218,7 @@ impl JobService for Jobs {
         let (core, stop) = (self.core.clone(), self.stop.clone());
         // Ends with the job, the client or the coordinator.
         tokio::spawn(async move {
-            let watching = watch(&core, job, interval, &client);
+            let watching = watch(&core, job, view, interval, &client);
             let outcome = tokio::select! {
                 outcome = watching => outcome,
                 () = client.closed() => return,
@@ -463,6 +481,7 @@ impl JobService for Jobs {
 async fn watch(
     core: &Core,
     job: JobId,
+    view: StatusView,
     interval: Duration,
     client: &mpsc::Sender<Result<JobStatus, Status>>,
 ) -> Result<(), Status> {
@@ -471,7 +490,7 @@ async fn watch(
     loop {
         progress.borrow_and_update();
         let status = core
-            .read(move |cluster, now| cluster.status(job, now))
+            .read(move |cluster, now| status(cluster, job, view, now))
             .await?;
         let status = status.ok_or_else(|| gone(job))?;
         let is_over = status.state.is_over();

@@ -40,11 +40,9 @@ impl WorkerService for Workers {
         };
         let (job, worker) = (*job, worker.clone());
         let wanted = worker.clone();
-        let node = self.core.read(move |cluster, _| {
-            let mut placed = cluster.placements(job).iter();
-            let found = placed.find(|(placed, _)| *placed == wanted);
-            found.map(|(_, node)| node.clone())
-        });
+        let node = self
+            .core
+            .read(move |cluster, _| cluster.node_of(job, &wanted).cloned());
         // One that was never placed is told so by the core.
         if let Some(node) = node.await? {
             caller.may_speak_for(node.as_str())?;

@@ -97,7 +97,10 @@ impl Bench {
     }
 
     pub async fn status(&mut self, job: &str) -> JobStatus {
-        let request = GetStatusRequest { job_id: job.into() };
+        let request = GetStatusRequest {
+            job_id: job.into(),
+            ..GetStatusRequest::default()
+        };
         self.client.get_status(request).await.unwrap().into_inner()
     }
 

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use muster_types::{Generation, JobId, NodeName, WorkerId};
 
@@ -137,7 +137,7 @@ impl World {
     }
 
     /// The peers on other nodes, where its node or theirs is cut off from other nodes.
-    fn unreachable(&self, worker: &WorkerId, peers: &[(WorkerId, String)]) -> Vec<WorkerId> {
+    fn unreachable(&self, worker: &WorkerId, peers: &[(WorkerId, Arc<str>)]) -> Vec<WorkerId> {
         let node = |worker: &WorkerId| self.workers.get(worker).map(|it| it.node.clone());
         let is_cut = |node: &Option<NodeName>| {
             let blocked = &self.network.peers_blocked;

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::{JobId, Monotonic, NodeName, Now, Timestamp, WorkerId};
 use std::time::Duration;
@@ -28,7 +28,8 @@ pub struct Coordinator {
     superseded: Superseded,
     links: BTreeMap<WorkerId, u64>,
     agents: BTreeMap<NodeName, u64>,
-    noticed: VecDeque<Event>,
+    /// What was heard while the actor was busy, and is decided on together.
+    heard: Vec<Event>,
     /// The process; tasks of an older one are gone with it.
     pub epoch: u64,
     started_at: u64,
@@ -82,7 +83,7 @@ impl Coordinator {
             superseded: Superseded::default(),
             links: BTreeMap::new(),
             agents: BTreeMap::new(),
-            noticed: VecDeque::new(),
+            heard: Vec::new(),
             epoch: 0,
             started_at: 0,
             alarm: 0,
@@ -151,7 +152,7 @@ impl World {
         coordinator.dies = None;
         coordinator.links.clear();
         coordinator.agents.clear();
-        coordinator.noticed.clear();
+        coordinator.heard.clear();
         coordinator.disk.unsynced.clear();
         coordinator.disk.forgotten.clear();
         self.all_sessions_die();
@@ -270,11 +271,26 @@ impl World {
         }
     }
 
-    /// Decides on an event, and on what is noticed while acting on the decision.
+    /// Takes an event in. The word of a single worker may have to wait until the actor is not busy any more.
     pub fn take(&mut self, event: Event) {
-        self.coordinator.noticed.push_back(event);
-        while let Some(event) = self.coordinator.noticed.pop_front() {
-            let alive = self.step(event);
+        let waits = event.is_of_one_worker() && self.chaos && self.rng.percent(20);
+        self.coordinator.heard.push(event);
+        if waits {
+            let (busy, epoch) = (self.rng.between(1, 40), self.coordinator.epoch);
+            return self.after(busy, Action::Decide { epoch });
+        }
+        self.decide(self.coordinator.epoch);
+    }
+
+    /// Decides on what was heard, and on what is noticed while acting on the decision.
+    pub fn decide(&mut self, epoch: u64) {
+        let stands = self.coordinator.up && self.coordinator.epoch == epoch;
+        if !stands || self.coordinator.heard.is_empty() {
+            return;
+        }
+        while !self.coordinator.heard.is_empty() {
+            let events = std::mem::take(&mut self.coordinator.heard);
+            let alive = self.step(events);
             if !alive {
                 return self.crash_coordinator();
             }
@@ -290,15 +306,20 @@ impl World {
     }
 
     /// One decision: put on record, applied, acted on. Returns whether the coordinator lives on.
-    fn step(&mut self, event: Event) -> bool {
-        self.coverage.count("events decided");
-        if !matches!(event, Event::Tick) {
-            say!(self, "< {}", brief(&event));
+    fn step(&mut self, events: Vec<Event>) -> bool {
+        if events.len() > 1 {
+            self.coverage.count("events decided together");
+        }
+        for event in &events {
+            self.coverage.count("events decided");
+            if !matches!(event, Event::Tick) {
+                say!(self, "< {}", brief(event));
+            }
         }
         let now = self.coordinator_now();
         let mut turn = Turn::new(&self.coordinator.cluster, now);
-        turn.handle(event);
-        self.coordinator.decided = turn.cluster.clone();
+        turn.handle(events);
+        self.coordinator.decided = turn.outcome();
         let decision = turn.into_decision();
         let death = if decision.records.is_empty() {
             None

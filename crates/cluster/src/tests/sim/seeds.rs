@@ -117,6 +117,7 @@ fn whatever_happens_the_invariants_hold_and_all_ends() {
             "checkpoints that could not be read",
             "collectives that completed with garbage",
             "messages that came again",
+            "events decided together",
             "jobs preempted",
             "batches skipped",
             "spares that took a place",

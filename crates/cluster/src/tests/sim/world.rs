@@ -75,6 +75,10 @@ pub enum Action {
         session: u64,
         block: u64,
     },
+    /// The actor is not busy any more.
+    Decide {
+        epoch: u64,
+    },
     /// A message comes once more.
     Again {
         event: Event,
@@ -240,6 +244,7 @@ impl World {
             Action::ClientNotices { session } => self.client_notices(session),
             Action::ServerNotices { session } => self.server_notices(session),
             Action::KeepAlive { session, block } => self.keep_alive(session, block),
+            Action::Decide { epoch } => self.decide(epoch),
             Action::Again { event } => self.again(event),
             Action::Tick { epoch, alarm } => self.tick(epoch, alarm),
             Action::WriteManifest {
