@@ -20,6 +20,7 @@ impl RunSpec {
     pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
         self.check_model(&mut found);
+        self.check_objective(&mut found);
         self.check_paths(&mut found);
         self.check_batch_and_workers(&mut found);
         self.check_schedule(&mut found);
@@ -39,6 +40,17 @@ impl RunSpec {
                 error: SpecError::new(&key, message, fix),
                 keys: vec![key],
             });
+        }
+    }
+
+    fn check_objective(&self, found: &mut Vec<Contradiction>) {
+        if !self.model.family.is_causal() {
+            let message = format!(
+                "`model.family` is {:?}, whose places see the tokens that they would have to predict",
+                self.model.family.name()
+            );
+            let fix = "set it to \"gpt2\" or \"llama\"";
+            found.push(contradiction(&["model.family"], message, fix.into()));
         }
     }
 

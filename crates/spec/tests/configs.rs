@@ -36,6 +36,13 @@ fn the_quickstart_is_a_model_of_five_million_parameters_for_three_minutes() {
 }
 
 #[test]
+fn llama_135m_is_as_large_as_smollm2() {
+    let spec = shipped("llama-135m.toml");
+    assert_eq!(parameters(&spec.model), 134_515_008);
+    assert_eq!(spec.train.dtype, Dtype::Bf16);
+}
+
+#[test]
 fn gpt2_124m_is_gpt2_small() {
     let spec = shipped("gpt2-124m.toml");
     // 124,439,808 with a vocabulary of 50,257 (Radford et al. 2019), and 47 more rows of 768.

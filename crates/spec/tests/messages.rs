@@ -206,7 +206,7 @@ Error:
 #[test]
 fn words_that_do_not_exist_list_those_that_do() {
     insta::assert_snapshot!(wrong(&format!(
-        "{DATA}[train]\nreduction = \"quick\"\ndtype = \"bf-16\"\n[model]\nfamily = \"llama\"\n[schedule]\nkind = \"step\"\n"
+        "{DATA}[train]\nreduction = \"quick\"\ndtype = \"bf-16\"\n[model]\nfamily = \"lama\"\n[schedule]\nkind = \"step\"\n"
     )), @r#"
   × run.toml has 4 problems
 
@@ -231,14 +231,14 @@ Error:
   help: did you mean "bf16"?
 
 Error:
-  × `model.family` is "llama", but this version has only "gpt2"
+  × `model.family` is "lama", but must be "gpt2", "llama" or "bert"
    ╭─[run.toml:7:10]
  6 │ [model]
- 7 │ family = "llama"
-   ·          ───────
+ 7 │ family = "lama"
+   ·          ──────
  8 │ [schedule]
    ╰────
-  help: set it to "gpt2" or leave it out
+  help: did you mean "llama"?
 
 Error:
   × `schedule.kind` is "step", but must be "cosine", "linear", "wsd" or "constant"
