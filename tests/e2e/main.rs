@@ -15,6 +15,7 @@ mod guard;
 mod hang;
 mod logs;
 mod machines;
+mod models;
 mod network;
 mod recovery;
 mod resume;

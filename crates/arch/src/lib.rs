@@ -16,6 +16,7 @@ mod bert;
 mod config;
 mod estimate;
 mod gpt2;
+pub mod hugging_face;
 mod llama;
 mod parameter;
 mod validate;

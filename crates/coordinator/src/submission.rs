@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use muster_cluster::Submission;
 use muster_data::{Dataset, Split};
-use muster_spec::RunSpec;
+use muster_spec::{Objective, RunSpec};
 use muster_store::Location;
 use muster_types::JobId;
 
@@ -23,7 +23,7 @@ pub(crate) enum SubmissionError {
     #[error("checkpoint.uri: {0}")]
     Checkpoint(String),
     #[error(
-        "model.vocab_size is {given}, but the dataset's tokenizer has {needed} tokens; set it to at least that, or to 0"
+        "model.vocab_size is {given}, but the dataset's tokenizer needs {needed} rows; set it to at least that, or to 0"
     )]
     Vocabulary { given: u32, needed: u32 },
     #[error(
@@ -47,7 +47,7 @@ pub(crate) fn prepare(
     let dataset = Dataset::open(&path).map_err(|error| wrong_path(error.to_string()))?;
     spec.data.path = text(path).map_err(wrong_path)?;
 
-    let needed = dataset.vocab_size();
+    let needed = rows_needed(&dataset, &spec).map_err(wrong_path)?;
     match spec.model.vocab_size {
         0 => spec.model.vocab_size = needed.next_multiple_of(VOCABULARY_MULTIPLE),
         given if given < needed => return Err(SubmissionError::Vocabulary { given, needed }),
@@ -74,6 +74,16 @@ pub(crate) fn prepare(
         checkpoint_root: checkpoint_root(&spec.checkpoint.uri, &dirs.of(job))?,
         spec,
     })
+}
+
+/// Rows that the token embedding needs: one a token of the dataset's tokenizer, and for masks one more where that has none.
+fn rows_needed(dataset: &Dataset, spec: &RunSpec) -> Result<u32, String> {
+    let tokens = dataset.vocab_size();
+    if spec.train.objective != Objective::Masked {
+        return Ok(tokens);
+    }
+    let tokenizer = dataset.tokenizer().map_err(|error| error.to_string())?;
+    Ok(tokens.max(tokenizer.mask_id() + 1))
 }
 
 fn checkpoint_root(uri: &str, job_dir: &Path) -> Result<String, SubmissionError> {

@@ -68,6 +68,25 @@ pub trait Model: Send {
         gate(self.interrupt(), &logits)?;
         cross_entropy_sum(&logits, targets)
     }
+
+    /// As [`loss_sum`](Self::loss_sum), of some places only; the output head is asked for no others. `places`: \[M\] int64, indices
+    /// into the B · T places of the micro-batch, row by row; `targets`: \[M\] int64.
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn loss_sum_at(
+        &self,
+        tokens: &Tensor,
+        places: &Tensor,
+        targets: &Tensor,
+        pass: Pass,
+    ) -> Result<Tensor, TchError> {
+        let features = self.features(tokens, pass)?; // [B, T, C]
+        let chosen = features.f_flatten(0, 1)?.f_index_select(0, places)?; // [M, C]
+        let logits = self.head(&chosen)?; // [M, V]
+        gate(self.interrupt(), &logits)?;
+        cross_entropy_sum(&logits, targets)
+    }
 }
 
 /// A place where a pass may be given up: after `x` forward, and before it backward.

@@ -111,3 +111,29 @@ fn a_bert_without_an_output_head_says_so() {
     let error = model.head(&features).unwrap_err().to_string();
     assert!(error.contains("model.mlm_head is false"), "{error}");
 }
+
+#[test]
+fn the_loss_of_some_places_is_the_sum_of_theirs_and_that_of_none_is_nothing() {
+    let model = model(&config(Family::Bert));
+    let text = tokens([2, 16]);
+    let loss = |places: &[i64]| {
+        let places = Tensor::from_slice(places);
+        let targets = text.reshape([-1]).index_select(0, &places);
+        model
+            .loss_sum_at(&text, &places, &targets, Pass::Evaluate)
+            .unwrap()
+    };
+    let all = model.loss_sum(&text, &text, Pass::Evaluate).unwrap();
+    let every: Vec<i64> = (0..32).collect();
+    assert!((loss(&every) - all).abs().double_value(&[]) < 1e-3);
+    let (one, other) = (loss(&[3, 20]), loss(&[3]) + loss(&[20]));
+    assert!((one - other).abs().double_value(&[]) < 1e-4);
+    let nothing = loss(&[]);
+    nothing.f_backward().unwrap();
+    assert_eq!(nothing.double_value(&[]), 0.0);
+    for named in model.parameters().tensors() {
+        let gradient = named.tensor.grad();
+        assert!(gradient.defined(), "{}", named.name);
+        assert_eq!(gradient.abs().sum(Kind::Float).double_value(&[]), 0.0);
+    }
+}

@@ -65,6 +65,17 @@ pub enum Reduction {
     Canonical,
 }
 
+/// What a model learns to predict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// Each place's next token.
+    #[default]
+    Causal,
+    /// Tokens that are hidden from it (Devlin et al. 2019 §3.1); for the family "bert".
+    Masked,
+}
+
 /// How long and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -78,7 +89,13 @@ pub struct TrainSpec {
     /// Sequences a forward pass, at least 1.
     #[schemars(range(min = 1))]
     pub micro_batch: u32,
-    /// What initialisation, data order and dropout are derived from; at most 2^63 - 1, as TOML's integers.
+    /// What the model learns to predict.
+    pub objective: Objective,
+    /// `masked` only: which share of a sequence's tokens is to be predicted, above 0 and below 1. Of these, 80 % are replaced
+    /// by the mask token, 10 % by any other, 10 % stay.
+    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
+    pub mask_fraction: f64,
+    /// What initialisation, data order, masks and dropout are derived from; at most 2^63 - 1, as TOML's integers.
     #[schemars(range(max = 9223372036854775807_u64))]
     pub seed: u64,
     /// In which order gradients are summed.
@@ -308,6 +325,8 @@ impl Default for TrainSpec {
             steps: 1000,
             global_batch: 16,
             micro_batch: 4,
+            objective: Objective::Causal,
+            mask_fraction: 0.15,
             seed: 1,
             reduction: Reduction::Fast,
             dtype: Dtype::Fp32,

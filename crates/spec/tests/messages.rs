@@ -490,3 +490,16 @@ fn an_interface_that_cannot_be_one() {
   help: give one that `ip link` lists on every node, or leave it empty
 "#);
 }
+
+#[test]
+fn an_objective_that_the_family_cannot_learn() {
+    let wrong = |model: &str, objective: &str| {
+        let text = format!("{DATA}[model]\n{model}\n[train]\nobjective = \"{objective}\"\n");
+        let error = load(&text, "run.toml", Format::Toml, [], &[]).unwrap_err();
+        format!("{}; {}", error.message, error.fix)
+    };
+    insta::assert_snapshot!(wrong("family = \"gpt2\"", "masked"), @r#"`train.objective` is "masked", but places of the family "gpt2" do not see what follows them; set model.family to "bert", or leave train.objective out"#);
+    insta::assert_snapshot!(wrong("family = \"bert\"", "causal"), @r#"`train.objective` is "causal", but places of the family "bert" see the tokens that they would have to predict; set train.objective to "masked""#);
+    insta::assert_snapshot!(wrong("family = \"bert\"\npooler = true", "masked"), @"`model.pooler` is true, but nothing that masked tokens teach reaches it; leave it out; a checkpoint that has one can still be started from");
+    insta::assert_snapshot!(wrong("family = \"bert\"\nmlm_head = false", "masked"), @"`model.mlm_head` is false, but it is what names masked tokens; leave it out");
+}
