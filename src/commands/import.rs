@@ -28,6 +28,7 @@ enum Command {
 Examples:
   muster import hf models/SmolLM2-135M --out models/smollm2.ckpt
   muster import hf models/bert-base-uncased --leave-out cls.seq_relationship. --out models/bert.ckpt
+  muster run configs/quickstart.toml --set init.from=models/smollm2.ckpt
 
 GPT-2, Llama, Mistral, Qwen2, Qwen3 and BERT can be read. Exit code 2 where the model is another, or its tensors are not those \
 that config.json promises; each is named, and nothing is written.")]

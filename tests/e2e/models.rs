@@ -167,3 +167,49 @@ fn what_is_no_known_model_is_refused_by_name_and_nothing_is_left() {
     ]);
     assert!(said.contains("row 2 has 1 ids"), "{said}");
 }
+
+#[test]
+fn a_run_starts_from_a_checkpoints_weights_whatever_dies() {
+    let bench = Bench::new();
+    bench.run_through("base", &["--workers", "1"]);
+    let first = format!("init.from={}", bench.text("base"));
+    let long = format!("train.steps={STEPS}");
+    let more = [
+        "--set",
+        &first,
+        "--set",
+        "train.reduction=canonical",
+        "--set",
+        "train.seed=5",
+        "--set",
+        &long,
+        "--set",
+        // The state at which all die is the first one.
+        "checkpoint.every_steps=0",
+    ];
+    bench.run_through("alone", &[more.as_slice(), &["--workers", "1"]].concat());
+    let base = bench.metrics("base");
+    let loss = |line: &Value| line["loss"].as_f64().unwrap();
+    let start = loss(&bench.metrics("alone")[0]);
+    assert!(start < loss(&base[5]), "{start}");
+    assert!((start - loss(base.last().unwrap())).abs() < 0.5, "{start}");
+
+    let mut run = bench.run(
+        "disturbed",
+        &[more.as_slice(), &["--workers", "2"]].concat(),
+    );
+    for pid in training(&run.url(), 2, 5) {
+        send(pid, Signal::SIGKILL);
+    }
+    assert_eq!(run.wait(), Some(0), "{}", run.printed());
+    assert_eq!(bench.hash("disturbed"), bench.hash("alone"));
+
+    let other = [more.as_slice(), &["--set", "model.layers=3"]].concat();
+    let mut run = bench.run("other", &other);
+    assert_eq!(run.wait(), Some(2), "{}", run.printed());
+    let said = run.printed();
+    assert!(
+        said.contains("it has no transformer.h.2.ln_1.weight"),
+        "{said}"
+    );
+}

@@ -6,7 +6,7 @@ use muster_spec::{Objective, RunSpec};
 use muster_store::Location;
 use muster_types::JobId;
 
-use crate::job_files::JobDirs;
+use crate::{initial, job_files::JobDirs};
 
 /// The resolved vocabulary is a multiple of this: matrix units like even sizes.
 const VOCABULARY_MULTIPLE: u32 = 64;
@@ -20,6 +20,8 @@ pub(crate) enum SubmissionError {
     Invalid(String),
     #[error("data.path: {0}")]
     Dataset(String),
+    #[error("init.from: {0}")]
+    Init(String),
     #[error("checkpoint.uri: {0}")]
     Checkpoint(String),
     #[error(
@@ -47,6 +49,7 @@ pub(crate) fn prepare(
     let dataset = Dataset::open(&path).map_err(|error| wrong_path(error.to_string()))?;
     spec.data.path = text(path).map_err(wrong_path)?;
 
+    initial::resolve(&mut spec).map_err(SubmissionError::Init)?;
     let needed = rows_needed(&dataset, &spec).map_err(wrong_path)?;
     match spec.model.vocab_size {
         0 => spec.model.vocab_size = needed.next_multiple_of(VOCABULARY_MULTIPLE),

@@ -13,6 +13,8 @@ pub struct RunSpec {
     pub name: String,
     /// What is trained.
     pub model: ModelConfig,
+    /// What its weights are before the first step.
+    pub init: InitSpec,
     /// What it is trained on.
     pub data: DataSpec,
     /// How long and how.
@@ -33,6 +35,15 @@ pub struct RunSpec {
     pub network: NetworkSpec,
     /// What is done about steps that look wrong, and replicas that differ.
     pub guard: GuardSpec,
+}
+
+/// What a model's weights are before the first step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InitSpec {
+    /// A checkpoint, readable on every node, whose weights training starts from, at step 0 and with a fresh optimizer. Empty:
+    /// weights are drawn from `train.seed`. `muster` takes a job's or a run's directory, too, and puts its newest checkpoint here.
+    pub from: String,
 }
 
 /// What a run is trained on.
@@ -305,6 +316,7 @@ impl Default for RunSpec {
         Self {
             name: "run".into(),
             model: ModelConfig::default(),
+            init: InitSpec::default(),
             data: DataSpec::default(),
             train: TrainSpec::default(),
             optimizer: OptimizerSpec::default(),

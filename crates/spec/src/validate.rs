@@ -95,6 +95,8 @@ impl RunSpec {
         }
         let fix = "name a directory that every node reaches, or leave the key out: they then lie below the run's own directory";
         check_uri("checkpoint.uri", &self.checkpoint.uri, fix, found);
+        let fix = "name a checkpoint's directory that every node reaches, or leave the key out to draw weights from train.seed";
+        check_uri("init.from", &self.init.from, fix, found);
     }
 
     fn check_batch_and_workers(&self, found: &mut Vec<Contradiction>) {

@@ -72,8 +72,8 @@ Error:
     ·  ─────
  11 │ x = 1
     ╰────
-  help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint, queue,
-        network, guard
+  help: the sections are model, init, data, train, optimizer, schedule, evaluation, workers, checkpoint,
+        queue, network, guard
 "#);
 }
 
