@@ -185,8 +185,8 @@ impl ModelConfig {
             Family::Llama => &[&of_bert],
             Family::Bert => &[&of_llama],
         };
-        let set = foreign.iter().flat_map(|keys| keys.iter());
-        match set.into_iter().find(|(_, is_set)| *is_set) {
+        let mut set = foreign.iter().flat_map(|keys| keys.iter());
+        match set.find(|(_, is_set)| *is_set) {
             None => Ok(()),
             Some(&(key, _)) => Err(ConfigError::OtherFamily {
                 key,

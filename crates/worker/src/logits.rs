@@ -83,7 +83,7 @@ fn read_ids(arguments: &Arguments, loaded: &Loaded) -> Result<Vec<Vec<i64>>, Fau
     Ok(rows)
 }
 
-/// `logits` [rows, T, V] where the model has an output head, `features` [rows, T, C] where it has none, and `pooled` [rows, C] where
+/// `logits` \[rows, T, V\] where the model has an output head, `features` \[rows, T, C\] where it has none, and `pooled` \[rows, C\] where
 /// it has a pooler. A row at a time: the whole would hold every row's activations at once.
 fn compute(model: &dyn Model, rows: &[Vec<i64>]) -> Result<Vec<NamedTensor>, TchError> {
     let has_head = model.config().mlm_head;
