@@ -91,6 +91,12 @@ pub enum Command {
     Config(commands::config::Args),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
+    /// Compute something with a trained model, for comparison
+    Eval(commands::eval::Args),
+    /// Make a checkpoint of a model directory from elsewhere
+    Import(commands::import::Args),
+    /// Make a model directory for elsewhere of a checkpoint
+    Export(commands::export::Args),
     /// Look this machine over: what is wrong with it, and how to put it right
     Doctor(commands::doctor::Args),
     /// Print what a shell needs to complete these commands

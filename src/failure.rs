@@ -36,6 +36,20 @@ impl Failure {
         }
     }
 
+    /// Another process failed with this exit status, and said why.
+    pub fn of_worker(status: Option<i32>, said: &str) -> Self {
+        let exit = if status == Some(i32::from(USAGE)) {
+            USAGE
+        } else {
+            OPERATION
+        };
+        let said = match said.trim() {
+            "" => "the worker process ended without a word",
+            said => said,
+        };
+        Self::new(exit, miette!("{said}"))
+    }
+
     /// Says what to do about it.
     #[must_use]
     pub fn help(mut self, help: impl fmt::Display) -> Self {

@@ -24,6 +24,7 @@ mod signals;
 mod spec_file;
 mod words;
 mod worker_binary;
+mod worker_call;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -88,6 +89,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Journal(args) => commands::journal::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Generate(args) => commands::generate::run(args).await,
+        Command::Eval(args) => commands::eval::run(args).await,
+        Command::Import(args) => commands::import::run(args),
+        Command::Export(args) => commands::export::run(args).await,
         Command::Doctor(args) => commands::doctor::run(args).await,
         Command::Completions(args) => commands::completions::run(args),
         Command::Man(args) => commands::man::run(args),

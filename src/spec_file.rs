@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use muster_spec::{Format, RunSpec};
 
-use crate::failure::Failure;
+use crate::{checkpoints, failure::Failure};
 
 /// A run spec on the command line.
 #[derive(Clone, Debug, Args)]
@@ -61,6 +61,21 @@ pub fn make_paths_absolute(spec: &mut RunSpec) -> Result<(), Failure> {
     let uri = &spec.checkpoint.uri;
     if !uri.is_empty() && !uri.contains("://") {
         spec.checkpoint.uri = absolute("checkpoint.uri", uri)?;
+    }
+    let from = &spec.init.from;
+    if !from.is_empty() && !from.contains("://") {
+        spec.init.from = absolute("init.from", from)?;
+    }
+    Ok(())
+}
+
+/// Puts the newest checkpoint that reads back in place of what `init.from` names.
+pub async fn resolve_init(spec: &mut RunSpec) -> Result<(), Failure> {
+    if !spec.init.from.is_empty() {
+        let found = checkpoints::newest_valid(&spec.init.from).await;
+        let found =
+            found.map_err(|failure| Failure::usage(format!("init.from: {}", failure.words())))?;
+        spec.init.from = found.uri().to_owned();
     }
     Ok(())
 }

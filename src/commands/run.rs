@@ -62,6 +62,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let worker = worker_binary::find()?;
     let mut spec = args.spec.load()?;
     spec_file::make_paths_absolute(&mut spec)?;
+    spec_file::resolve_init(&mut spec).await?;
     let slots = slots(&spec, args.workers)?;
     if let Some(workers) = args.workers
         && workers > spec.workers.max

@@ -35,6 +35,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut spec = args.spec.load()?;
     spec_file::make_paths_absolute(&mut spec)?;
+    spec_file::resolve_init(&mut spec).await?;
     // A coordinator that knows who calls says whose the job is.
     if spec.queue.user.is_empty() && args.coordinator.credentials.is_none() {
         spec.queue.user = login_name();

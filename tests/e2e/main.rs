@@ -16,6 +16,7 @@ mod guard;
 mod hang;
 mod logs;
 mod machines;
+mod models;
 mod network;
 mod recovery;
 mod resume;

@@ -12,13 +12,16 @@
 //! assert_eq!(table.parameters()[0].shape, [50_304, 256]);
 //! ```
 
+mod bert;
 mod config;
 mod estimate;
 mod gpt2;
+pub mod hugging_face;
+mod llama;
 mod parameter;
 mod validate;
 
-pub use config::{Family, ModelConfig};
+pub use config::{AttentionBias, Family, ModelConfig, RopeScaling};
 pub use estimate::{MemoryEstimate, flops_per_token, memory_estimate};
 pub use parameter::{Decay, Init, Parameter, ParameterTable};
 pub use validate::ConfigError;

@@ -1,4 +1,4 @@
-use crate::{Family, ModelConfig, gpt2};
+use crate::{Family, ModelConfig, bert, gpt2, llama};
 
 /// Whether decoupled weight decay applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ impl ParameterTable {
     pub fn new(config: &ModelConfig) -> Self {
         Self(match config.family {
             Family::Gpt2 => gpt2::parameters(config),
+            Family::Llama => llama::parameters(config),
+            Family::Bert => bert::parameters(config),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use muster_arch::{Decay, Init, ModelConfig, ParameterTable};
+use muster_arch::{AttentionBias, Decay, Family, Init, ModelConfig, ParameterTable};
 use proptest::prelude::*;
 
 fn configs() -> impl Strategy<Value = ModelConfig> {
@@ -92,4 +92,152 @@ fn gpt2_has_hugging_faces_names_and_layout_and_the_papers_init() {
         };
         assert_eq!(parameter.init, expected, "{}", parameter.name);
     }
+}
+
+fn listed(config: &ModelConfig) -> Vec<String> {
+    assert_eq!(config.validate(), Ok(()));
+    let table = ParameterTable::new(config);
+    let entry = |p: &muster_arch::Parameter| format!("{} {:?}", p.name, p.shape);
+    table.parameters().iter().map(entry).collect()
+}
+
+#[test]
+fn a_llama_has_hugging_faces_names_and_every_option_its_tensors() {
+    let plain = ModelConfig {
+        family: Family::Llama,
+        layers: 1,
+        heads: 4,
+        kv_heads: 2,
+        hidden_size: 24,
+        context_length: 16,
+        vocab_size: 64,
+        ..ModelConfig::default()
+    };
+    assert_eq!(
+        listed(&plain),
+        [
+            "model.embed_tokens.weight [64, 24]",
+            "model.layers.0.self_attn.q_proj.weight [24, 24]",
+            "model.layers.0.self_attn.k_proj.weight [12, 24]",
+            "model.layers.0.self_attn.v_proj.weight [12, 24]",
+            "model.layers.0.self_attn.o_proj.weight [24, 24]",
+            "model.layers.0.mlp.gate_proj.weight [64, 24]",
+            "model.layers.0.mlp.up_proj.weight [64, 24]",
+            "model.layers.0.mlp.down_proj.weight [24, 64]",
+            "model.layers.0.input_layernorm.weight [24]",
+            "model.layers.0.post_attention_layernorm.weight [24]",
+            "model.norm.weight [24]",
+        ]
+    );
+    let more = ModelConfig {
+        head_size: 8,
+        mlp_size: 40,
+        tie_embeddings: false,
+        attention_bias: AttentionBias::Qkv,
+        mlp_bias: true,
+        qk_norm: true,
+        ..plain.clone()
+    };
+    let (all, plain) = (listed(&more), listed(&plain));
+    let added: Vec<_> = all.iter().filter(|entry| !plain.contains(entry)).collect();
+    assert_eq!(
+        added,
+        [
+            "model.layers.0.self_attn.q_proj.weight [32, 24]",
+            "model.layers.0.self_attn.q_proj.bias [32]",
+            "model.layers.0.self_attn.k_proj.weight [16, 24]",
+            "model.layers.0.self_attn.k_proj.bias [16]",
+            "model.layers.0.self_attn.v_proj.weight [16, 24]",
+            "model.layers.0.self_attn.v_proj.bias [16]",
+            "model.layers.0.self_attn.o_proj.weight [24, 32]",
+            "model.layers.0.mlp.gate_proj.weight [40, 24]",
+            "model.layers.0.mlp.gate_proj.bias [40]",
+            "model.layers.0.mlp.up_proj.weight [40, 24]",
+            "model.layers.0.mlp.up_proj.bias [40]",
+            "model.layers.0.mlp.down_proj.weight [24, 40]",
+            "model.layers.0.mlp.down_proj.bias [24]",
+            "model.layers.0.self_attn.q_norm.weight [8]",
+            "model.layers.0.self_attn.k_norm.weight [8]",
+            "lm_head.weight [64, 24]",
+        ]
+    );
+}
+
+#[test]
+fn published_models_have_their_published_number_of_parameters() {
+    let smollm2_135m = ModelConfig {
+        family: Family::Llama,
+        layers: 30,
+        heads: 9,
+        kv_heads: 3,
+        hidden_size: 576,
+        mlp_size: 1536,
+        context_length: 8192,
+        vocab_size: 49_152,
+        ..ModelConfig::default()
+    };
+    assert_eq!(ParameterTable::new(&smollm2_135m).elements(), 134_515_008);
+    let bert_base = ModelConfig {
+        family: Family::Bert,
+        layers: 12,
+        heads: 12,
+        hidden_size: 768,
+        context_length: 512,
+        vocab_size: 30_522,
+        pooler: true,
+        mlm_head: false,
+        ..ModelConfig::default()
+    };
+    assert_eq!(ParameterTable::new(&bert_base).elements(), 109_482_240);
+    let masked = ModelConfig {
+        pooler: false,
+        mlm_head: true,
+        ..bert_base
+    };
+    assert_eq!(ParameterTable::new(&masked).elements(), 109_514_298);
+}
+
+#[test]
+fn bert_has_hugging_faces_names() {
+    let config = ModelConfig {
+        family: Family::Bert,
+        layers: 1,
+        heads: 2,
+        hidden_size: 8,
+        context_length: 16,
+        vocab_size: 64,
+        pooler: true,
+        ..ModelConfig::default()
+    };
+    let listed = listed(&config);
+    assert_eq!(
+        listed[..7],
+        [
+            "bert.embeddings.word_embeddings.weight [64, 8]",
+            "bert.embeddings.position_embeddings.weight [16, 8]",
+            "bert.embeddings.token_type_embeddings.weight [2, 8]",
+            "bert.embeddings.LayerNorm.weight [8]",
+            "bert.embeddings.LayerNorm.bias [8]",
+            "bert.encoder.layer.0.attention.self.query.weight [8, 8]",
+            "bert.encoder.layer.0.attention.self.query.bias [8]",
+        ]
+    );
+    assert_eq!(
+        listed[15..],
+        [
+            "bert.encoder.layer.0.intermediate.dense.weight [32, 8]",
+            "bert.encoder.layer.0.intermediate.dense.bias [32]",
+            "bert.encoder.layer.0.output.dense.weight [8, 32]",
+            "bert.encoder.layer.0.output.dense.bias [8]",
+            "bert.encoder.layer.0.output.LayerNorm.weight [8]",
+            "bert.encoder.layer.0.output.LayerNorm.bias [8]",
+            "bert.pooler.dense.weight [8, 8]",
+            "bert.pooler.dense.bias [8]",
+            "cls.predictions.bias [64]",
+            "cls.predictions.transform.dense.weight [8, 8]",
+            "cls.predictions.transform.dense.bias [8]",
+            "cls.predictions.transform.LayerNorm.weight [8]",
+            "cls.predictions.transform.LayerNorm.bias [8]",
+        ]
+    );
 }

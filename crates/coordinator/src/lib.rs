@@ -11,6 +11,7 @@ mod coordinator;
 mod effects;
 mod history;
 mod inbox;
+mod initial;
 mod job_files;
 mod journal_entry;
 mod link;

@@ -2,11 +2,11 @@ use std::path::{Path, PathBuf};
 
 use muster_cluster::Submission;
 use muster_data::{Dataset, Split};
-use muster_spec::RunSpec;
+use muster_spec::{Objective, RunSpec};
 use muster_store::Location;
 use muster_types::JobId;
 
-use crate::job_files::JobDirs;
+use crate::{initial, job_files::JobDirs};
 
 /// The resolved vocabulary is a multiple of this: matrix units like even sizes.
 const VOCABULARY_MULTIPLE: u32 = 64;
@@ -20,10 +20,12 @@ pub(crate) enum SubmissionError {
     Invalid(String),
     #[error("data.path: {0}")]
     Dataset(String),
+    #[error("init.from: {0}")]
+    Init(String),
     #[error("checkpoint.uri: {0}")]
     Checkpoint(String),
     #[error(
-        "model.vocab_size is {given}, but the dataset's tokenizer has {needed} tokens; set it to at least that, or to 0"
+        "model.vocab_size is {given}, but the dataset's tokenizer needs {needed} rows; set it to at least that, or to 0"
     )]
     Vocabulary { given: u32, needed: u32 },
     #[error(
@@ -47,7 +49,8 @@ pub(crate) fn prepare(
     let dataset = Dataset::open(&path).map_err(|error| wrong_path(error.to_string()))?;
     spec.data.path = text(path).map_err(wrong_path)?;
 
-    let needed = dataset.vocab_size();
+    initial::resolve(&mut spec).map_err(SubmissionError::Init)?;
+    let needed = rows_needed(&dataset, &spec).map_err(wrong_path)?;
     match spec.model.vocab_size {
         0 => spec.model.vocab_size = needed.next_multiple_of(VOCABULARY_MULTIPLE),
         given if given < needed => return Err(SubmissionError::Vocabulary { given, needed }),
@@ -74,6 +77,16 @@ pub(crate) fn prepare(
         checkpoint_root: checkpoint_root(&spec.checkpoint.uri, &dirs.of(job))?,
         spec,
     })
+}
+
+/// Rows that the token embedding needs: one a token of the dataset's tokenizer, and for masks one more where that has none.
+fn rows_needed(dataset: &Dataset, spec: &RunSpec) -> Result<u32, String> {
+    let tokens = dataset.vocab_size();
+    if spec.train.objective != Objective::Masked {
+        return Ok(tokens);
+    }
+    let tokenizer = dataset.tokenizer().map_err(|error| error.to_string())?;
+    Ok(tokens.max(tokenizer.mask_id() + 1))
 }
 
 fn checkpoint_root(uri: &str, job_dir: &Path) -> Result<String, SubmissionError> {

@@ -593,7 +593,7 @@ async fn bad_specs_are_refused_with_the_reason_and_leave_nothing() {
         ),
         (
             with(&|spec| spec.model.vocab_size = 64),
-            "the dataset's tokenizer has",
+            "the dataset's tokenizer needs",
         ),
         (
             with(&|spec| spec.model.context_length = 1 << 20),

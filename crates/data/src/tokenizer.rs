@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +22,8 @@ const END_OF_TEXT_NAMES: [&str; 6] = [
     "<eos>",
     "[SEP]",
 ];
+/// How widespread tokenizers call what stands for a hidden token.
+const MASK_NAMES: [&str; 2] = ["[MASK]", "<mask>"];
 /// Tokens of the byte tokenizer before its end-of-text token.
 const BYTES: u32 = 256;
 /// The smallest vocabulary of a trained tokenizer: all bytes and the end-of-text token.
@@ -182,8 +185,27 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// What stands for a hidden token: the tokenizer's own mask token, or the id after its last one, for which a model then needs a
+    /// row.
+    pub fn mask_id(&self) -> u32 {
+        let mut names = MASK_NAMES.iter();
+        names
+            .find_map(|name| self.inner.token_to_id(name))
+            .unwrap_or(self.vocab_size)
+    }
+
+    /// Tokens that stand for no text: ends of documents, padding and the like.
+    pub fn special_ids(&self) -> BTreeSet<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special);
+        special
+            .map(|(&id, _)| id)
+            .chain([self.end_of_text])
+            .collect()
+    }
+
     /// How the tokenizer writes the end-of-text token.
-    pub(crate) fn end_of_text_name(&self) -> String {
+    pub fn end_of_text_name(&self) -> String {
         self.inner.id_to_token(self.end_of_text).unwrap_or_default()
     }
 }

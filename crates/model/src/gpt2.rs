@@ -8,12 +8,43 @@ use tch::{TchError, Tensor};
 
 use crate::{
     BuildError, Model, Parameters, Pass,
-    attention::CausalSelfAttention,
+    attention::{Sight, attend, split_heads},
+    conv1d::Conv1d,
     dropout::Dropout,
     layer_norm::LayerNorm,
     mlp::Mlp,
     model::{first_gate, gate},
 };
+
+/// Causal multi-head self-attention, its three projections in one matrix.
+#[derive(Debug)]
+struct CausalSelfAttention {
+    qkv: Conv1d,    // C -> 3 C
+    output: Conv1d, // C -> C
+    heads: i64,
+    dropout: Dropout,
+}
+
+impl CausalSelfAttention {
+    fn new(parameters: &Parameters, name: &str, config: &ModelConfig) -> Result<Self, BuildError> {
+        Ok(Self {
+            qkv: Conv1d::new(parameters, &format!("{name}.c_attn"))?,
+            output: Conv1d::new(parameters, &format!("{name}.c_proj"))?,
+            heads: config.heads.into(),
+            dropout: Dropout::new(config.dropout),
+        })
+    }
+
+    /// [B, T, C] to [B, T, C].
+    fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor, TchError> {
+        let (_b, _t, c) = x.size3()?;
+        let qkv = self.qkv.forward(x)?; // [B, T, 3 C]
+        let heads = |index: i64| split_heads(&qkv.f_narrow(2, index * c, c)?, self.heads); // [B, H, T, D]
+        let (q, k, v) = (heads(0)?, heads(1)?, heads(2)?);
+        let joined = attend([&q, &k, &v], Sight::Causal, self.dropout, pass)?; // [B, T, C]
+        self.dropout.apply(self.output.forward(&joined)?, pass)
+    }
+}
 
 /// One block: x + attention(norm(x)), then x + mlp(norm(x)).
 #[derive(Debug)]
@@ -25,21 +56,14 @@ struct Block {
 }
 
 impl Block {
-    fn new(
-        parameters: &Parameters,
-        name: &str,
-        heads: u32,
-        dropout: Dropout,
-    ) -> Result<Self, BuildError> {
+    fn new(parameters: &Parameters, name: &str, config: &ModelConfig) -> Result<Self, BuildError> {
+        let norm =
+            |part: &str| LayerNorm::new(parameters, &format!("{name}.{part}"), config.norm_epsilon);
+        let dropout = Dropout::new(config.dropout);
         Ok(Self {
-            norm_1: LayerNorm::new(parameters, &format!("{name}.ln_1"))?,
-            attention: CausalSelfAttention::new(
-                parameters,
-                &format!("{name}.attn"),
-                heads,
-                dropout,
-            )?,
-            norm_2: LayerNorm::new(parameters, &format!("{name}.ln_2"))?,
+            norm_1: norm("ln_1")?,
+            attention: CausalSelfAttention::new(parameters, &format!("{name}.attn"), config)?,
+            norm_2: norm("ln_2")?,
             mlp: Mlp::new(parameters, &format!("{name}.mlp"), dropout)?,
         })
     }
@@ -66,23 +90,13 @@ pub(crate) struct Gpt2 {
 
 impl Gpt2 {
     pub(crate) fn new(config: ModelConfig, parameters: Parameters) -> Result<Self, BuildError> {
-        let dropout = Dropout::new(config.dropout);
-        let blocks = (0..config.layers)
-            .map(|layer| {
-                Block::new(
-                    &parameters,
-                    &format!("transformer.h.{layer}"),
-                    config.heads,
-                    dropout,
-                )
-            })
-            .collect::<Result<_, _>>()?;
+        let block = |layer| Block::new(&parameters, &format!("transformer.h.{layer}"), &config);
         Ok(Self {
             token_embedding: parameters.get("transformer.wte.weight")?,
             position_embedding: parameters.get("transformer.wpe.weight")?,
-            dropout,
-            blocks,
-            final_norm: LayerNorm::new(&parameters, "transformer.ln_f")?,
+            dropout: Dropout::new(config.dropout),
+            blocks: (0..config.layers).map(block).collect::<Result<_, _>>()?,
+            final_norm: LayerNorm::new(&parameters, "transformer.ln_f", config.norm_epsilon)?,
             config,
             parameters,
             interrupt: Interrupt::default(),

@@ -14,6 +14,8 @@
 //! A new family is a parameter table in `muster-arch`, a file here, and a line in `registry.rs`.
 
 mod attention;
+mod bert;
+mod conv1d;
 pub mod counter;
 mod dropout;
 mod generate;
@@ -21,11 +23,14 @@ mod gpt2;
 mod init;
 mod layer_norm;
 mod linear;
+mod llama;
 mod loss;
 mod mlp;
 mod model;
 mod parameters;
 mod registry;
+mod rms_norm;
+mod rope;
 mod sampler;
 
 pub use generate::{GenerateError, GenerateOptions, generate};

@@ -2,25 +2,24 @@ use tch::{TchError, Tensor};
 
 use crate::{BuildError, Parameters};
 
-/// `y = x W + b` with W as [in, out], Hugging Face's `Conv1D` of GPT-2.
+/// `y = x Wᵀ + b` with W as [out, in], PyTorch's `Linear`.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    weight: Tensor, // [in, out]
-    bias: Tensor,   // [out]
+    weight: Tensor,       // [out, in]
+    bias: Option<Tensor>, // [out]
 }
 
 impl Linear {
+    /// With a bias where the table has one.
     pub(crate) fn new(parameters: &Parameters, name: &str) -> Result<Self, BuildError> {
         Ok(Self {
             weight: parameters.get(&format!("{name}.weight"))?,
-            bias: parameters.get(&format!("{name}.bias"))?,
+            bias: parameters.find(&format!("{name}.bias")),
         })
     }
 
-    /// [B, T, in] to [B, T, out]: one matrix product over all B·T rows, with the bias in its epilogue.
+    /// [..., in] to [..., out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let (b, t, c) = x.size3()?;
-        let rows = x.f_reshape([b * t, c])?;
-        self.bias.f_addmm(&rows, &self.weight)?.f_view([b, t, -1])
+        x.f_linear(&self.weight, self.bias.as_ref())
     }
 }

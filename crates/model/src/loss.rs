@@ -4,7 +4,7 @@ use tch::{Kind, Reduction, TchError, Tensor};
 const IGNORE_INDEX: i64 = -100;
 
 /// Cross-entropy in nats, summed over tokens, in fp32 whatever the logits' precision.
-/// `logits`: \[B, T, V\]; `targets`: \[B, T\] int64. Returns a scalar.
+/// `logits`: \[B, T, V\] or \[M, V\]; `targets`: \[B, T\] or \[M\] int64. Returns a scalar.
 ///
 /// # Errors
 /// libtorch's: shapes that do not fit, a target outside \[0, V), memory that ran out.

@@ -1,12 +1,12 @@
 use tch::{TchError, Tensor};
 
-use crate::{BuildError, Parameters, Pass, dropout::Dropout, linear::Linear};
+use crate::{BuildError, Parameters, Pass, conv1d::Conv1d, dropout::Dropout};
 
 /// The position-wise network: widen, GELU in its tanh form (Hendrycks & Gimpel 2016, as GPT-2), narrow.
 #[derive(Debug)]
 pub(crate) struct Mlp {
-    widen: Linear,  // C -> 4 C
-    narrow: Linear, // 4 C -> C
+    widen: Conv1d,  // C -> 4 C
+    narrow: Conv1d, // 4 C -> C
     dropout: Dropout,
 }
 
@@ -17,8 +17,8 @@ impl Mlp {
         dropout: Dropout,
     ) -> Result<Self, BuildError> {
         Ok(Self {
-            widen: Linear::new(parameters, &format!("{name}.c_fc"))?,
-            narrow: Linear::new(parameters, &format!("{name}.c_proj"))?,
+            widen: Conv1d::new(parameters, &format!("{name}.c_fc"))?,
+            narrow: Conv1d::new(parameters, &format!("{name}.c_proj"))?,
             dropout,
         })
     }

@@ -16,7 +16,7 @@ pub enum Pass {
     Evaluate,
 }
 
-/// A decoder-only language model. Errors are libtorch's: shapes that do not fit, memory that ran out.
+/// A language model. Errors are libtorch's: shapes that do not fit, memory that ran out.
 pub trait Model: Send {
     /// What the model is made of.
     fn config(&self) -> &ModelConfig;
@@ -30,7 +30,7 @@ pub trait Model: Send {
     /// What passes are given up for.
     fn interrupt(&self) -> &Interrupt;
 
-    /// The residual stream after the last norm. `tokens`: \[B, T\] int64, T at most the context length. Returns
+    /// The residual stream after the last block and norm. `tokens`: \[B, T\] int64, T at most the context length. Returns
     /// \[B, T, C\].
     ///
     /// # Errors
@@ -43,7 +43,15 @@ pub trait Model: Send {
     /// See [`Model`].
     fn head(&self, features: &Tensor) -> Result<Tensor, TchError>;
 
-    /// Logits of the next token at each place. `tokens`: \[B, T\] int64. Returns \[B, T, V\].
+    /// What a pooler makes of the features \[B, T, C\], \[B, C\]; `None` for a model without one.
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn pooled(&self, _features: &Tensor) -> Result<Option<Tensor>, TchError> {
+        Ok(None)
+    }
+
+    /// Logits at each place: of the next token, or where the model sees all places, of the token there. `tokens`: \[B, T\] int64. Returns \[B, T, V\].
     ///
     /// # Errors
     /// See [`Model`].
@@ -57,6 +65,25 @@ pub trait Model: Send {
     /// See [`Model`].
     fn loss_sum(&self, tokens: &Tensor, targets: &Tensor, pass: Pass) -> Result<Tensor, TchError> {
         let logits = self.forward(tokens, pass)?;
+        gate(self.interrupt(), &logits)?;
+        cross_entropy_sum(&logits, targets)
+    }
+
+    /// As [`loss_sum`](Self::loss_sum), of some places only; the output head is asked for no others. `places`: \[M\] int64, indices
+    /// into the B · T places of the micro-batch, row by row; `targets`: \[M\] int64.
+    ///
+    /// # Errors
+    /// See [`Model`].
+    fn loss_sum_at(
+        &self,
+        tokens: &Tensor,
+        places: &Tensor,
+        targets: &Tensor,
+        pass: Pass,
+    ) -> Result<Tensor, TchError> {
+        let features = self.features(tokens, pass)?; // [B, T, C]
+        let chosen = features.f_flatten(0, 1)?.f_index_select(0, places)?; // [M, C]
+        let logits = self.head(&chosen)?; // [M, V]
         gate(self.interrupt(), &logits)?;
         cross_entropy_sum(&logits, targets)
     }

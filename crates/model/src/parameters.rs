@@ -81,10 +81,15 @@ impl Parameters {
     /// # Errors
     /// [`BuildError::NoSuchParameter`].
     pub fn get(&self, name: &str) -> Result<Tensor, BuildError> {
-        self.tensors
-            .iter()
+        self.find(name)
+            .ok_or_else(|| BuildError::NoSuchParameter { name: name.into() })
+    }
+
+    /// A handle on the parameter of that name, where there is one.
+    pub(crate) fn find(&self, name: &str) -> Option<Tensor> {
+        let mut named = self.tensors.iter();
+        named
             .find(|named| named.name == name)
             .map(|named| named.tensor.shallow_clone())
-            .ok_or_else(|| BuildError::NoSuchParameter { name: name.into() })
     }
 }

@@ -2,7 +2,7 @@ use muster_arch::{ConfigError, Family, ModelConfig, ParameterTable};
 use muster_types::Seed;
 use tch::{Device, TchError};
 
-use crate::{Model, Parameters, gpt2::Gpt2};
+use crate::{Model, Parameters, bert::Bert, gpt2::Gpt2, llama::Llama};
 
 /// Why a model could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -43,5 +43,7 @@ pub fn build(
     let parameters = Parameters::new(ParameterTable::new(config), device, seed)?;
     Ok(match config.family {
         Family::Gpt2 => Box::new(Gpt2::new(config.clone(), parameters)?),
+        Family::Llama => Box::new(Llama::new(config.clone(), parameters)?),
+        Family::Bert => Box::new(Bert::new(config.clone(), parameters)?),
     })
 }

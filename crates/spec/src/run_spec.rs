@@ -13,6 +13,8 @@ pub struct RunSpec {
     pub name: String,
     /// What is trained.
     pub model: ModelConfig,
+    /// What its weights are before the first step.
+    pub init: InitSpec,
     /// What it is trained on.
     pub data: DataSpec,
     /// How long and how.
@@ -33,6 +35,15 @@ pub struct RunSpec {
     pub network: NetworkSpec,
     /// What is done about steps that look wrong, and replicas that differ.
     pub guard: GuardSpec,
+}
+
+/// What a model's weights are before the first step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InitSpec {
+    /// A checkpoint, readable on every node, whose weights training starts from, at step 0 and with a fresh optimizer. Empty:
+    /// weights are drawn from `train.seed`. `muster` takes a job's or a run's directory, too, and puts its newest checkpoint here.
+    pub from: String,
 }
 
 /// What a run is trained on.
@@ -65,6 +76,17 @@ pub enum Reduction {
     Canonical,
 }
 
+/// What a model learns to predict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// Each place's next token.
+    #[default]
+    Causal,
+    /// Tokens that are hidden from it (Devlin et al. 2019 §3.1); for the family "bert".
+    Masked,
+}
+
 /// How long and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -78,7 +100,13 @@ pub struct TrainSpec {
     /// Sequences a forward pass, at least 1.
     #[schemars(range(min = 1))]
     pub micro_batch: u32,
-    /// What initialisation, data order and dropout are derived from; at most 2^63 - 1, as TOML's integers.
+    /// What the model learns to predict.
+    pub objective: Objective,
+    /// `masked` only: which share of a sequence's tokens is to be predicted, above 0 and below 1. Of these, 80 % are replaced
+    /// by the mask token, 10 % by any other, 10 % stay.
+    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
+    pub mask_fraction: f64,
+    /// What initialisation, data order, masks and dropout are derived from; at most 2^63 - 1, as TOML's integers.
     #[schemars(range(max = 9223372036854775807_u64))]
     pub seed: u64,
     /// In which order gradients are summed: `canonical` gives the same bits whatever dies, `fast` hides the exchange behind backward.
@@ -288,6 +316,7 @@ impl Default for RunSpec {
         Self {
             name: "run".into(),
             model: ModelConfig::default(),
+            init: InitSpec::default(),
             data: DataSpec::default(),
             train: TrainSpec::default(),
             optimizer: OptimizerSpec::default(),
@@ -308,6 +337,8 @@ impl Default for TrainSpec {
             steps: 1000,
             global_batch: 16,
             micro_batch: 4,
+            objective: Objective::Causal,
+            mask_fraction: 0.15,
             seed: 1,
             reduction: Reduction::Canonical,
             dtype: Dtype::Fp32,

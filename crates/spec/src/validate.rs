@@ -1,4 +1,4 @@
-use crate::{RunSpec, ScheduleKind, SpecError, SpecErrors, check};
+use crate::{Objective, RunSpec, ScheduleKind, SpecError, SpecErrors, check};
 
 impl RunSpec {
     /// Whether this can be trained, as far as the spec alone tells: every value within its range, and all of them
@@ -20,6 +20,7 @@ impl RunSpec {
     pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
         self.check_model(&mut found);
+        self.check_objective(&mut found);
         self.check_paths(&mut found);
         self.check_batch_and_workers(&mut found);
         self.check_schedule(&mut found);
@@ -39,6 +40,36 @@ impl RunSpec {
                 error: SpecError::new(&key, message, fix),
                 keys: vec![key],
             });
+        }
+    }
+
+    fn check_objective(&self, found: &mut Vec<Contradiction>) {
+        let (model, keys) = (&self.model, ["train.objective", "model.family"]);
+        let family = model.family.name();
+        let masked = self.train.objective == Objective::Masked;
+        if masked && model.family.is_causal() {
+            let message = format!(
+                "`train.objective` is \"masked\", but places of the family {family:?} do not see what follows them"
+            );
+            let fix = "set model.family to \"bert\", or leave train.objective out";
+            found.push(contradiction(&keys, message, fix.into()));
+        } else if !masked && !model.family.is_causal() {
+            let message = format!(
+                "`train.objective` is \"causal\", but places of the family {family:?} see the tokens that they would have to predict"
+            );
+            let fix = "set train.objective to \"masked\"";
+            found.push(contradiction(&keys, message, fix.into()));
+        } else if masked && !model.mlm_head {
+            let message = "`model.mlm_head` is false, but it is what names masked tokens".into();
+            found.push(contradiction(
+                &["model.mlm_head"],
+                message,
+                "leave it out".into(),
+            ));
+        } else if masked && model.pooler {
+            let message = "`model.pooler` is true, but nothing that masked tokens teach reaches it";
+            let fix = "leave it out; a checkpoint that has one can still be started from";
+            found.push(contradiction(&["model.pooler"], message.into(), fix.into()));
         }
     }
 
@@ -62,18 +93,10 @@ impl RunSpec {
                 fix.into(),
             ));
         }
-        let uri = &self.checkpoint.uri;
-        let supported = match uri.split_once("://") {
-            None => true,
-            Some((scheme, rest)) => scheme == "file" && rest.starts_with('/'),
-        };
-        if !supported {
-            let message = format!(
-                "`checkpoint.uri` is {uri:?}, but this version keeps checkpoints in directories only: a path or file:///absolute/path"
-            );
-            let fix = "name a directory that every node reaches, or leave the key out: they then lie below the run's own directory";
-            found.push(contradiction(&["checkpoint.uri"], message, fix.into()));
-        }
+        let fix = "name a directory that every node reaches, or leave the key out: they then lie below the run's own directory";
+        check_uri("checkpoint.uri", &self.checkpoint.uri, fix, found);
+        let fix = "name a checkpoint's directory that every node reaches, or leave the key out to draw weights from train.seed";
+        check_uri("init.from", &self.init.from, fix, found);
     }
 
     fn check_batch_and_workers(&self, found: &mut Vec<Contradiction>) {
@@ -193,6 +216,19 @@ impl RunSpec {
                 fix,
             ));
         }
+    }
+}
+
+fn check_uri(key: &str, uri: &str, fix: &str, found: &mut Vec<Contradiction>) {
+    let supported = match uri.split_once("://") {
+        None => true,
+        Some((scheme, rest)) => scheme == "file" && rest.starts_with('/'),
+    };
+    if !supported {
+        let message = format!(
+            "`{key}` is {uri:?}, but this version keeps checkpoints in directories only: a path or file:///absolute/path"
+        );
+        found.push(contradiction(&[key], message, fix.into()));
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use muster_arch::{ModelConfig, ParameterTable};
-use muster_spec::{Dtype, Format, RunSpec, ScheduleKind, load};
+use muster_spec::{Dtype, Format, Objective, RunSpec, ScheduleKind, load};
 
 fn shipped(name: &str) -> RunSpec {
     let path = format!("{}/../../configs/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -33,6 +33,20 @@ fn the_quickstart_is_a_model_of_five_million_parameters_for_three_minutes() {
     assert!(tokens <= 700_000, "{tokens}");
     assert_eq!((spec.workers.min, spec.workers.max), (1, 2));
     assert_eq!(spec.batch_slots(), 4);
+}
+
+#[test]
+fn llama_135m_is_as_large_as_smollm2() {
+    let spec = shipped("llama-135m.toml");
+    assert_eq!(parameters(&spec.model), 134_515_008);
+    assert_eq!(spec.train.dtype, Dtype::Bf16);
+}
+
+#[test]
+fn bert_base_has_bert_bases_size_and_learns_masked_tokens() {
+    let spec = shipped("bert-base.toml");
+    assert_eq!(parameters(&spec.model), 109_514_298);
+    assert_eq!(spec.train.objective, Objective::Masked);
 }
 
 #[test]

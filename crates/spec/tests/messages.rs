@@ -72,8 +72,8 @@ Error:
     ·  ─────
  11 │ x = 1
     ╰────
-  help: the sections are model, data, train, optimizer, schedule, evaluation, workers, checkpoint, queue,
-        network, guard
+  help: the sections are model, init, data, train, optimizer, schedule, evaluation, workers, checkpoint,
+        queue, network, guard
 "#);
 }
 
@@ -206,7 +206,7 @@ Error:
 #[test]
 fn words_that_do_not_exist_list_those_that_do() {
     insta::assert_snapshot!(wrong(&format!(
-        "{DATA}[train]\nreduction = \"quick\"\ndtype = \"bf-16\"\n[model]\nfamily = \"llama\"\n[schedule]\nkind = \"step\"\n"
+        "{DATA}[train]\nreduction = \"quick\"\ndtype = \"bf-16\"\n[model]\nfamily = \"lama\"\n[schedule]\nkind = \"step\"\n"
     )), @r#"
   × run.toml has 4 problems
 
@@ -231,14 +231,14 @@ Error:
   help: did you mean "bf16"?
 
 Error:
-  × `model.family` is "llama", but this version has only "gpt2"
+  × `model.family` is "lama", but must be "gpt2", "llama" or "bert"
    ╭─[run.toml:7:10]
  6 │ [model]
- 7 │ family = "llama"
-   ·          ───────
+ 7 │ family = "lama"
+   ·          ──────
  8 │ [schedule]
    ╰────
-  help: set it to "gpt2" or leave it out
+  help: did you mean "llama"?
 
 Error:
   × `schedule.kind` is "step", but must be "cosine", "linear", "wsd" or "constant"
@@ -489,4 +489,17 @@ fn an_interface_that_cannot_be_one() {
    ╰────
   help: give one that `ip link` lists on every node, or leave it empty
 "#);
+}
+
+#[test]
+fn an_objective_that_the_family_cannot_learn() {
+    let wrong = |model: &str, objective: &str| {
+        let text = format!("{DATA}[model]\n{model}\n[train]\nobjective = \"{objective}\"\n");
+        let error = load(&text, "run.toml", Format::Toml, [], &[]).unwrap_err();
+        format!("{}; {}", error.message, error.fix)
+    };
+    insta::assert_snapshot!(wrong("family = \"gpt2\"", "masked"), @r#"`train.objective` is "masked", but places of the family "gpt2" do not see what follows them; set model.family to "bert", or leave train.objective out"#);
+    insta::assert_snapshot!(wrong("family = \"bert\"", "causal"), @r#"`train.objective` is "causal", but places of the family "bert" see the tokens that they would have to predict; set train.objective to "masked""#);
+    insta::assert_snapshot!(wrong("family = \"bert\"\npooler = true", "masked"), @"`model.pooler` is true, but nothing that masked tokens teach reaches it; leave it out; a checkpoint that has one can still be started from");
+    insta::assert_snapshot!(wrong("family = \"bert\"\nmlm_head = false", "masked"), @"`model.mlm_head` is false, but it is what names masked tokens; leave it out");
 }

@@ -1,5 +1,7 @@
 use tch::{Device, TchError, Tensor};
 
+use crate::{Masking, Origin};
+
 /// Why token ids make no micro-batch.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
@@ -29,13 +31,32 @@ pub enum BatchError {
 
 /// A micro-batch on its device.
 #[derive(Debug)]
-pub struct Batch {
-    tokens: Tensor, // [B, T + 1] int64
+pub struct Batch(Content);
+
+/// What a micro-batch asks of the model.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Each place's next token.
+    Next {
+        /// [B, T] int64.
+        inputs: Tensor,
+        /// [B, T] int64.
+        targets: Tensor,
+    },
+    /// The tokens that were hidden.
+    Hidden {
+        /// [B, T] int64, with what stands in place of the hidden ones.
+        inputs: Tensor,
+        /// [M] int64, indices into the B · T places.
+        places: Tensor,
+        /// [M] int64.
+        targets: Tensor,
+    },
 }
 
 impl Batch {
-    /// Takes whole sequences of `context_length + 1` ids, one after the other. Ids are checked here: on a GPU, one
-    /// outside the vocabulary would end the process.
+    /// Takes whole sequences of `context_length + 1` ids, one after the other, each place of which is to predict the next
+    /// token. Ids are checked here: on a GPU, one outside the vocabulary would end the process.
     ///
     /// # Errors
     /// See [`BatchError`].
@@ -45,49 +66,83 @@ impl Batch {
         vocabulary: u32,
         device: Device,
     ) -> Result<Self, BatchError> {
-        let sequence = context_length as usize + 1;
-        if ids.is_empty() || !ids.len().is_multiple_of(sequence) {
-            return Err(BatchError::Ragged {
-                ids: ids.len(),
-                sequence,
-            });
-        }
-        if let Some(&id) = ids
-            .iter()
-            .find(|id| !(0..i64::from(vocabulary)).contains(*id))
-        {
-            return Err(BatchError::OutsideVocabulary { id, vocabulary });
-        }
+        check(ids, context_length, vocabulary)?;
         let tokens = Tensor::f_from_slice(ids)?
-            .f_view([-1, sequence as i64])?
+            .f_view([-1, i64::from(context_length) + 1])?
             .f_to_device(device)?;
-        Ok(Self { tokens })
+        Ok(Self(Content::Next {
+            inputs: tokens.f_narrow(1, 0, context_length.into())?,
+            targets: tokens.f_narrow(1, 1, context_length.into())?,
+        }))
     }
 
-    /// What the model sees: \[B, T\] int64.
-    pub(crate) fn inputs(&self) -> Result<Tensor, TchError> {
-        self.tokens.f_narrow(1, 0, self.context_length())
+    /// Takes the same sequences, of which the model sees the first `context_length` tokens, some of them hidden, and is to name
+    /// these. The last token of each is the first of another sequence.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub fn masked(
+        ids: &[i64],
+        context_length: u32,
+        vocabulary: u32,
+        device: Device,
+        masking: &Masking,
+        origin: Origin,
+    ) -> Result<Self, BatchError> {
+        check(ids, context_length, vocabulary)?;
+        let length = context_length as usize;
+        let (mut inputs, mut places, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, sequence) in ids.chunks(length + 1).enumerate() {
+            let mut seen = sequence[..length].to_vec();
+            for place in masking.hide(&mut seen, origin, row as u64) {
+                places.push((row * length + place) as i64);
+                targets.push(sequence[place]);
+            }
+            inputs.extend(seen);
+        }
+        let tensor = |ids: &[i64]| Tensor::f_from_slice(ids)?.f_to_device(device);
+        Ok(Self(Content::Hidden {
+            inputs: tensor(&inputs)?.f_view([-1, i64::from(context_length)])?,
+            places: tensor(&places)?,
+            targets: tensor(&targets)?,
+        }))
     }
 
-    /// What it has to predict: \[B, T\] int64.
-    pub(crate) fn targets(&self) -> Result<Tensor, TchError> {
-        self.tokens.f_narrow(1, 1, self.context_length())
+    pub(crate) fn content(&self) -> &Content {
+        &self.0
     }
 
-    /// Tokens to predict: B · T.
+    /// Tokens to predict.
     pub fn target_tokens(&self) -> u64 {
-        (self.tokens.size()[0] * self.context_length()) as u64
+        let (Content::Next { targets, .. } | Content::Hidden { targets, .. }) = &self.0;
+        targets.numel() as u64
     }
+}
 
-    fn context_length(&self) -> i64 {
-        self.tokens.size()[1] - 1
+/// Whether ids are whole sequences of known tokens.
+fn check(ids: &[i64], context_length: u32, vocabulary: u32) -> Result<(), BatchError> {
+    let sequence = context_length as usize + 1;
+    if ids.is_empty() || !ids.len().is_multiple_of(sequence) {
+        return Err(BatchError::Ragged {
+            ids: ids.len(),
+            sequence,
+        });
+    }
+    let known = 0..i64::from(vocabulary);
+    match ids.iter().find(|id| !known.contains(*id)) {
+        Some(&id) => Err(BatchError::OutsideVocabulary { id, vocabulary }),
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
+
+    fn ids_of(tensor: &Tensor) -> Vec<i64> {
+        Vec::try_from(tensor.reshape([-1])).unwrap()
+    }
 
     fn batch(ids: &[i64]) -> Result<Batch, BatchError> {
         Batch::new(ids, 2, 10, Device::Cpu)
@@ -96,10 +151,49 @@ mod tests {
     #[test]
     fn targets_are_the_inputs_one_token_later() {
         let batch = batch(&[1, 2, 3, 7, 8, 9]).unwrap();
-        let ids = |tensor: Tensor| Vec::<i64>::try_from(tensor.reshape([-1])).unwrap();
-        assert_eq!(ids(batch.inputs().unwrap()), [1, 2, 7, 8]);
-        assert_eq!(ids(batch.targets().unwrap()), [2, 3, 8, 9]);
+        let Content::Next { inputs, targets } = batch.content() else {
+            panic!("{batch:?}");
+        };
+        assert_eq!(ids_of(inputs), [1, 2, 7, 8]);
+        assert_eq!(ids_of(targets), [2, 3, 8, 9]);
         assert_eq!(batch.target_tokens(), 4);
+    }
+
+    #[test]
+    fn hidden_tokens_are_named_by_place_whatever_batch_they_come_in() {
+        let masking = Masking {
+            seed: 1,
+            fraction: 0.5,
+            mask_id: 9,
+            vocabulary: 9,
+            special: [8].into(),
+        };
+        let masked = |ids: &[i64], first| {
+            let origin = Origin::Training(first);
+            let batch = Batch::masked(ids, 4, 10, Device::Cpu, &masking, origin).unwrap();
+            let Content::Hidden {
+                inputs,
+                places,
+                targets,
+            } = batch.0
+            else {
+                panic!("no token is hidden");
+            };
+            [ids_of(&inputs), ids_of(&places), ids_of(&targets)]
+        };
+        let sequences: [i64; 10] = [1, 2, 3, 4, 5, 5, 6, 7, 0, 1];
+        let [inputs, places, targets] = masked(&sequences, 20);
+        assert_eq!((inputs.len(), places.len()), (8, 4));
+        let whole = [1, 2, 3, 4, 5, 6, 7, 0];
+        for (place, target) in places.iter().zip(&targets) {
+            assert_eq!(whole[*place as usize], *target);
+        }
+        let [second_inputs, second_places, _] = masked(&sequences[5..], 21);
+        assert_eq!(second_inputs, inputs[4..]);
+        let shifted: Vec<i64> = second_places.iter().map(|place| place + 4).collect();
+        assert_eq!(shifted, places[2..]);
+        // Where nothing may be hidden, there is nothing to predict.
+        assert!(masked(&[8; 5], 0)[1].is_empty());
     }
 
     #[test]

@@ -14,8 +14,12 @@ use crate::{SnapshotError, bytes};
 /// safetensors pads its header so that the data starts at a multiple of this.
 const HEADER_ALIGNMENT: usize = 8;
 
-/// Writes `directory/name` so that it is whole and durable, or absent.
-pub(crate) fn write(
+/// Writes tensors as the safetensors file `directory/name`, so that it is whole and durable, or absent. The directory is made where
+/// there is none. Returns what a manifest says of the file.
+///
+/// # Errors
+/// See [`SnapshotError`].
+pub fn write(
     tensors: &[NamedTensor],
     directory: &Path,
     name: &str,

@@ -4,7 +4,9 @@ use muster_spec::Dtype;
 use muster_types::Step;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::{Batch, CanonicalSum, SlotLoss, StepError, Trainer, Verdict, learning_rate};
+use crate::{
+    Batch, CanonicalSum, SlotLoss, StepError, Trainer, Verdict, batch::Content, learning_rate,
+};
 
 /// Sets dropout apart from the other uses of a run's seed.
 const DROPOUT: u64 = 0x6472_6f70;
@@ -208,9 +210,13 @@ impl Trainer {
 
     /// Cross-entropy summed over the batch's tokens, in the run's precision.
     fn loss_sum(&self, batch: &Batch, pass: Pass) -> Result<Tensor, StepError> {
-        let forward = || {
-            self.model()
-                .loss_sum(&batch.inputs()?, &batch.targets()?, pass)
+        let forward = || match batch.content() {
+            Content::Next { inputs, targets } => self.model().loss_sum(inputs, targets, pass),
+            Content::Hidden {
+                inputs,
+                places,
+                targets,
+            } => self.model().loss_sum_at(inputs, places, targets, pass),
         };
         match self.spec().train.dtype {
             Dtype::Fp32 => forward(),

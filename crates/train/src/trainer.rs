@@ -4,7 +4,9 @@ use muster_spec::RunSpec;
 use muster_types::Seed;
 use tch::{Device, TchError, Tensor};
 
-use crate::{Batch, BatchError, guard::Guard, optimizer::Optimizer, state_hash::state_hash};
+use crate::{
+    Batch, BatchError, Masking, Origin, guard::Guard, optimizer::Optimizer, state_hash::state_hash,
+};
 
 /// Why a trainer could not be made or put back to its initial state.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,8 @@ pub struct Trainer {
     model: Box<dyn Model>,
     pub(crate) optimizer: Optimizer,
     pub(crate) guard: Guard,
+    /// How tokens are hidden, where the model learns to name them.
+    masking: Option<Masking>,
     /// The norm of the gradients as they are, once asked for.
     pub(crate) summed_norm: Option<f64>,
 }
@@ -45,6 +49,7 @@ impl Trainer {
             model,
             optimizer,
             guard: Guard::new(device)?,
+            masking: None,
             summed_norm: None,
         })
     }
@@ -97,6 +102,24 @@ impl Trainer {
     pub fn batch(&self, ids: &[i64]) -> Result<Batch, BatchError> {
         let model = &self.spec.model;
         Batch::new(ids, model.context_length, model.vocab_size, self.device)
+    }
+
+    /// Has the micro-batches of [`objective_batch`](Self::objective_batch) ask for hidden tokens.
+    pub fn mask_with(&mut self, masking: Masking) {
+        self.masking = Some(masking);
+    }
+
+    /// As [`batch`](Self::batch), of sequences that come from `origin`: with tokens hidden where the trainer was told how.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub fn objective_batch(&self, ids: &[i64], origin: Origin) -> Result<Batch, BatchError> {
+        let Some(masking) = &self.masking else {
+            return self.batch(ids);
+        };
+        let model = &self.spec.model;
+        let (length, vocabulary) = (model.context_length, model.vocab_size);
+        Batch::masked(ids, length, vocabulary, self.device, masking, origin)
     }
 
     /// Handles on the parameters, leaves of the autograd graph, in the table's order.

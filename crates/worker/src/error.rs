@@ -99,6 +99,7 @@ impl GenerationError {
             Self::Heal(error) => match error {
                 HealError::Superseded(_) | HealError::Collective(_) => "collective",
                 HealError::Checkpoint { .. } => "storage",
+                HealError::Init { .. } => "data",
                 HealError::Train(_) | HealError::Torch(_) => "other",
                 HealError::NotASource { .. } | HealError::Diverged { .. } => "state",
             },

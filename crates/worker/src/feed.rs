@@ -1,5 +1,7 @@
-use muster_data::{Dataset, DatasetError, Split};
+use muster_data::{Dataset, DatasetError, Split, TokenizerError};
 use muster_plan::{PlanError, SampleOrder, combine, evidence};
+use muster_spec::RunSpec;
+use muster_train::Masking;
 use muster_types::{Digest, Position, Seed};
 
 /// One slot of the batch, ready to be trained, with the evidence of what is in it.
@@ -18,6 +20,9 @@ pub enum FeedError {
     /// The dataset could not be read.
     #[error(transparent)]
     Data(#[from] DatasetError),
+    /// The dataset's tokenizer could not be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// The data order is inconsistent.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -47,6 +52,21 @@ impl Feed {
     /// Names the dataset's content.
     pub fn dataset_digest(&self) -> Digest {
         self.dataset.digest()
+    }
+
+    /// How tokens are hidden from a model that learns to name them.
+    ///
+    /// # Errors
+    /// [`FeedError::Tokenizer`].
+    pub fn masking(&self, spec: &RunSpec) -> Result<Masking, FeedError> {
+        let tokenizer = self.dataset.tokenizer()?;
+        Ok(Masking {
+            seed: spec.train.seed,
+            fraction: spec.train.mask_fraction,
+            mask_id: tokenizer.mask_id().into(),
+            vocabulary: tokenizer.vocab_size().into(),
+            special: tokenizer.special_ids().into_iter().map(i64::from).collect(),
+        })
     }
 
     /// The samples at `positions`, in order.

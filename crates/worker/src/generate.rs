@@ -8,11 +8,8 @@ use std::{
 
 use muster_data::Tokenizer;
 use muster_model::{GenerateOptions, SamplerOptions};
-use muster_spec::RunSpec;
-use muster_store::{Checkpoint, Location};
-use muster_types::Seed;
-use tch::Device;
-use tracing::error;
+
+use crate::offline::{Fault, Loaded};
 
 /// The tokenizer that a checkpoint carries.
 const TOKENIZER: &str = "tokenizer.json";
@@ -57,42 +54,37 @@ fn parse_temperature(text: &str) -> Result<f64, String> {
 pub fn run(arguments: Arguments) -> i32 {
     match generate(arguments) {
         Ok(()) => 0,
-        Err(cause) => {
-            error!("{cause}");
-            1
-        }
+        Err(fault) => fault.tell(),
     }
 }
 
-fn generate(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let checkpoint = runtime.block_on(Checkpoint::open(&arguments.checkpoint))?;
-    let manifest = checkpoint.manifest();
-    let spec: RunSpec = serde_json::from_value(manifest.spec.clone()).map_err(|cause| {
-        format!(
-            "the run spec in {} cannot be used: {cause}",
-            checkpoint.uri()
-        )
-    })?;
-    let location = Location::parse(checkpoint.uri())?;
+fn generate(arguments: Arguments) -> Result<(), Fault> {
+    let Loaded {
+        directory,
+        spec,
+        model,
+        ..
+    } = Loaded::open(&arguments.checkpoint)?;
+    if !spec.model.family.is_causal() {
+        let family = spec.model.family.name();
+        return Err(Fault::input(format!(
+            "a model of the family {family:?} names masked tokens and does not continue a text; `muster eval logits` shows what it computes"
+        )));
+    }
     let tokenizer = arguments
         .tokenizer
-        .unwrap_or_else(|| location.directory().join(TOKENIZER));
-    let tokenizer = Tokenizer::from_file(&tokenizer)?;
+        .unwrap_or_else(|| directory.join(TOKENIZER));
+    let tokenizer = Tokenizer::from_file(&tokenizer).map_err(Fault::operation)?;
     if tokenizer.vocab_size() > spec.model.vocab_size {
-        return Err(format!(
+        return Err(Fault::operation(format!(
             "the tokenizer has {} tokens and the model only {}: it belongs to another model",
             tokenizer.vocab_size(),
             spec.model.vocab_size
-        )
-        .into());
+        )));
     }
-    let model = muster_model::build(&spec.model, Device::Cpu, Seed(spec.train.seed))?;
-    muster_train::restore_model(&*model, location.directory(), manifest)?;
     let mut prompt: Vec<i64> = tokenizer
-        .encode(&arguments.prompt)?
+        .encode(&arguments.prompt)
+        .map_err(Fault::operation)?
         .into_iter()
         .map(i64::from)
         .collect();
@@ -125,9 +117,10 @@ fn generate(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         } else {
             ControlFlow::Break(())
         }
-    })?;
-    outcome?;
-    text.finish()
+    })
+    .map_err(Fault::operation)?;
+    outcome.map_err(Fault::operation)?;
+    text.finish().map_err(Fault::operation)
 }
 
 /// Prints a text as it grows. A character's bytes may be spread over several tokens: it is shown once it is whole.

@@ -8,7 +8,9 @@ use muster_plan::{positions, slot_positions};
 use muster_proto::v1::{self, Activity, worker_message::Kind};
 use muster_spec::{self as spec, OnSpike, RunSpec};
 use muster_store::Location;
-use muster_train::{CanonicalSum, Reduction, Scores, SlotOrder, Snapshot, Trainer, Verdict};
+use muster_train::{
+    CanonicalSum, Origin, Reduction, Scores, SlotOrder, Snapshot, Trainer, Verdict,
+};
 use muster_types::{Generation, Rank, StateId, Step};
 use tch::{Device, Tensor};
 use tokio::runtime::Handle;
@@ -215,12 +217,10 @@ impl<'a> Member<'a> {
             }
             let pulse = &bench.shared.pulse;
             pulse.enter(Activity::Reading);
-            let samples = bench.feed.training_slot(slot_positions(
-                &range,
-                bench.spec.train.micro_batch,
-                slot,
-            )?)?;
-            let batch = bench.trainer.batch(&samples.ids)?;
+            let places = slot_positions(&range, bench.spec.train.micro_batch, slot)?;
+            let origin = Origin::Training(places.start);
+            let samples = bench.feed.training_slot(places)?;
+            let batch = bench.trainer.objective_batch(&samples.ids, origin)?;
             let order = if slot == last {
                 SlotOrder::Last
             } else {
@@ -259,6 +259,7 @@ impl<'a> Member<'a> {
         let bench = &mut self.bench;
         let trainer = &mut *bench.trainer;
         let shared = bench.shared;
+        let context_length = u64::from(bench.spec.model.context_length);
         shared.fence.commit(generation, step.next(), || {
             let update = trainer.apply(step, all.loss.tokens, loss)?;
             let step_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -275,7 +276,8 @@ impl<'a> Member<'a> {
                 loss,
                 learning_rate: update.learning_rate,
                 gradient_norm: update.gradient_norm,
-                tokens: all.loss.tokens,
+                // Tokens read, whichever of them are predicted.
+                tokens: all.samples * context_length,
                 step_ms,
                 evidence: all.evidence,
                 samples: all.samples,
@@ -382,7 +384,9 @@ impl<'a> Member<'a> {
                 .feed
                 .held_out(slot * rows..samples.min((slot + 1) * rows))?;
             bench.shared.pulse.enter_pass(PassEnd::Own);
-            mine.loss += bench.trainer.evaluate_slot(&bench.trainer.batch(&ids)?)?;
+            let origin = Origin::HeldOut(slot * rows);
+            let batch = bench.trainer.objective_batch(&ids, origin)?;
+            mine.loss += bench.trainer.evaluate_slot(&batch)?;
         }
         bench.shared.pulse.enter(Activity::Reducing);
         let all = control(self.group, mine)?;

@@ -66,6 +66,14 @@ pub enum HealError {
         /// In words.
         cause: String,
     },
+    /// The weights that the run starts from could not be read.
+    #[error("cannot read init.from = {uri}: {cause}")]
+    Init {
+        /// What the spec names.
+        uri: String,
+        /// In words.
+        cause: String,
+    },
     /// The initial state could not be made.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -124,6 +132,7 @@ pub fn heal(
             fence.invalidate(generation)?;
             pulse.enter(Activity::Computing);
             trainer.initialise()?;
+            healed.bytes = start_from(trainer, runtime)?;
             healed.from = "init";
         }
         Source::Checkpoint(uri) if !whole => {
@@ -176,6 +185,28 @@ pub fn heal(
     fence.validate(generation, state)?;
     healed.elapsed_ms = start.elapsed().as_millis() as u32;
     Ok(healed)
+}
+
+/// Overwrites drawn weights with those of the checkpoint that the spec names, if it names one; returns the bytes that were read.
+/// Every rank reads them by itself, and the ranks' hashes are compared afterwards like any others.
+fn start_from(trainer: &Trainer, runtime: &Handle) -> Result<u64, HealError> {
+    let uri = trainer.spec().init.from.as_str();
+    if uri.is_empty() {
+        return Ok(0);
+    }
+    let failed = |cause: String| HealError::Init {
+        uri: uri.into(),
+        cause,
+    };
+    let location = Location::parse(uri).map_err(|error| failed(error.to_string()))?;
+    let checkpoint = runtime
+        .block_on(Checkpoint::open(uri))
+        .map_err(|error| failed(error.to_string()))?;
+    muster_train::restore_model(trainer.model(), location.directory(), checkpoint.manifest())
+        .map_err(|error| failed(error.to_string()))?;
+    let parameters = trainer.parameters();
+    let bytes = |it: &Tensor| it.numel() * it.kind().elt_size_in_bytes();
+    Ok(parameters.iter().map(bytes).sum::<usize>() as u64)
 }
 
 /// Overwrites the state with the checkpoint's; returns the bytes that were read.

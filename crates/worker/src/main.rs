@@ -3,12 +3,16 @@
 mod agreement;
 mod control;
 mod error;
+mod export;
 mod feed;
 mod fence;
 mod generate;
 mod generation;
 mod heal;
+mod import;
+mod logits;
 mod membership;
+mod offline;
 mod pulse;
 mod reach;
 mod rendezvous;
@@ -35,6 +39,12 @@ enum Command {
     Train(train::Arguments),
     /// Continue a text with a checkpoint's model; started by `muster generate`.
     Generate(generate::Arguments),
+    /// Make a checkpoint of a model directory of Hugging Face; started by `muster import`.
+    Import(import::Arguments),
+    /// Make a model directory of Hugging Face of a checkpoint; started by `muster export`.
+    Export(export::Arguments),
+    /// Write down what a checkpoint's model computes for given token ids; started by `muster eval logits`.
+    Logits(logits::Arguments),
     /// Say what this binary is made of and whether it works here; started by `muster doctor`.
     #[command(hide = true)]
     Report,
@@ -51,6 +61,9 @@ fn main() {
     let status = match arguments.command {
         Command::Train(arguments) => train::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
+        Command::Logits(arguments) => logits::run(arguments),
         Command::Report => report::run(),
     };
     std::process::exit(status);

@@ -10,7 +10,7 @@ use muster_access::Connection;
 use muster_c10d::{GlooAddress, Group, GroupOptions};
 use muster_data::Dataset;
 use muster_proto::v1::{self, Activity, worker_message::Kind};
-use muster_spec::RunSpec;
+use muster_spec::{Objective, RunSpec};
 use muster_store::Location;
 use muster_train::Trainer;
 use muster_types::{Generation, Seed, StateId, Step};
@@ -176,7 +176,10 @@ impl<'a> Worker<'a> {
             Dataset::open(Path::new(&spec.data.path)).map_err(|error| wrong(error.into()))?;
         let feed =
             Feed::new(dataset, Seed(spec.train.seed), spec.model.context_length).map_err(wrong)?;
-        let trainer = Trainer::new(&spec, surroundings.device)?;
+        let mut trainer = Trainer::new(&spec, surroundings.device)?;
+        if spec.train.objective == Objective::Masked {
+            trainer.mask_with(feed.masking(&spec).map_err(wrong)?);
+        }
         let saver = Saver::start(shared.clone(), to_self)?;
         info!(fingerprint, "warm");
         let warm = v1::Warm {
