@@ -136,6 +136,7 @@ impl Worker {
                 }
                 let warm = Kind::Warm(v1::Warm {
                     numerics_fingerprint: NUMERICS.into(),
+                    reach_address: String::new(),
                 });
                 self.say(sender, 0, warm).await;
             }
@@ -236,6 +237,7 @@ impl Worker {
             step_ms: STEP.as_secs_f64() * 1000.0,
             evidence: step,
             samples: 10_000,
+            slot_ms: STEP.as_secs_f64() * 1000.0,
         };
         let steps = (standing.reported + 1..=step).map(metrics).collect();
         let generation = standing.generation;

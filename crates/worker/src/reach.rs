@@ -78,11 +78,11 @@ fn address_of(interface: &str) -> io::Result<IpAddr> {
 }
 
 /// The ids of those to whom no connection can be made, all tried at the same time.
-pub async fn unreachable(peers: Vec<v1::Member>) -> Vec<String> {
+pub async fn unreachable(peers: Vec<v1::Peer>) -> Vec<String> {
     let mut tries = JoinSet::new();
     for peer in peers {
         tries.spawn(async move {
-            let reached = is_reached(&peer.collective_address).await;
+            let reached = is_reached(&peer.reach_address).await;
             (!reached).then_some(peer.worker_id)
         });
     }
@@ -112,10 +112,10 @@ async fn is_reached(address: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn member(worker: &str, address: &str) -> v1::Member {
-        v1::Member {
+    fn peer(worker: &str, address: &str) -> v1::Peer {
+        v1::Peer {
             worker_id: worker.into(),
-            collective_address: address.into(),
+            reach_address: address.into(),
         }
     }
 
@@ -134,13 +134,13 @@ mod tests {
             "an address of another machine"
         );
         let peers = vec![
-            member("w-1", &here),
+            peer("w-1", &here),
             // No connection can be made to all at once, and nothing is sent.
-            member("w-3", "255.255.255.255:9"),
-            member("w-2", &by_interface),
-            member("w-4", "no address"),
+            peer("w-3", "255.255.255.255:9"),
+            peer("w-2", &by_interface),
+            peer("w-4", "no address"),
             // Its kernel answers, nobody listens.
-            member("w-5", "127.0.0.1:1"),
+            peer("w-5", "127.0.0.1:1"),
         ];
         assert_eq!(runtime.block_on(unreachable(peers)), ["w-3"]);
     }

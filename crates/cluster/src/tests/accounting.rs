@@ -131,7 +131,7 @@ fn a_rollback_takes_the_totals_back_and_counts_again() {
         world.job().marks.contains_key(&Step(18)),
         "a watermark above the checkpoint"
     );
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     world.deliver();

@@ -521,7 +521,7 @@ fn case_16_a_corrupt_checkpoint_gives_way_to_the_one_before() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(13);
     world.unreadable.insert(state(1, 10), true);
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     assert_eq!(world.run_to_end(), JobState::Finished);
@@ -541,7 +541,7 @@ fn case_16_without_a_readable_checkpoint_the_job_waits_and_says_so() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
     world.unreadable.insert(state(1, 5), true);
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     for _ in 0..50 {
@@ -566,7 +566,7 @@ fn case_16_storage_out_of_reach_is_waited_for() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
     world.unreadable.insert(state(1, 5), false);
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     for _ in 0..40 {
@@ -589,7 +589,7 @@ fn case_16_storage_that_comes_back_with_a_corrupt_checkpoint_is_not_waited_for()
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
     world.unreadable.insert(state(1, 5), false);
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     for round in 0..60 {
@@ -614,7 +614,7 @@ fn case_17_checkpoints_of_a_discarded_branch_never_come_back() {
     world.run_to(13);
     // The newest one cannot be read: the job falls back to step 5, so (1, 10) is of a discarded branch.
     world.unreadable.insert(state(1, 10), true);
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     while world.resumes().last().map(|resume| resume.state) != Some(state(1, 5)) {
@@ -624,7 +624,7 @@ fn case_17_checkpoints_of_a_discarded_branch_never_come_back() {
     }
     world.run_to(8);
     world.deliver();
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.kill(&member);
     }
     world.unreadable.clear();

@@ -40,7 +40,7 @@ fn trip(step: u64, not_finite: bool, held: bool) -> Trip {
 /// All ranks say the same.
 fn say(world: &mut World, trip: Trip) {
     let generation = world.generation();
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.message(&member, generation, WorkerMessage::Tripped(trip));
     }
     world.deliver();

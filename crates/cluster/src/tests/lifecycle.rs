@@ -230,7 +230,7 @@ fn a_job_that_is_cancelled_after_its_last_checkpoint_has_finished() {
 fn who_does_not_leave_in_time_is_killed() {
     let mut world = World::training(20, 1, 2, 2);
     world.run_to(7);
-    for member in world.job().members.to_vec() {
+    for member in Vec::from(&*world.job().members) {
         world.workers.get_mut(&member).unwrap().frozen = true;
     }
     world.feed(Event::StopRequested {

@@ -230,7 +230,7 @@ fn both_lost() -> World {
     for node in ["a", "b"].map(NodeName::from) {
         world.disconnect_agent(&node);
     }
-    for worker in world.job().members.to_vec() {
+    for worker in Vec::from(&*world.job().members) {
         world.drop_stream(&worker);
         world.workers.remove(&worker);
     }

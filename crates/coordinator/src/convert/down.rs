@@ -80,7 +80,7 @@ impl Orders {
             Order::Probe { number } => Kind::Probe(v1::Probe { number }),
             Order::Reach { number, peers } => Kind::Reach(v1::Reach {
                 number,
-                peers: members(peers),
+                peers: peers_of(peers),
             }),
             Order::PartAcknowledged { state } => Kind::PartAcknowledged(v1::PartAcknowledged {
                 state: Some(state_id(state)),
@@ -117,12 +117,12 @@ impl Orders {
     }
 }
 
-fn members(members: Vec<(WorkerId, Arc<str>)>) -> Vec<v1::Member> {
-    let member = |(worker, collective_address): (WorkerId, Arc<str>)| v1::Member {
+fn peers_of(peers: Vec<(WorkerId, Arc<str>)>) -> Vec<v1::Peer> {
+    let peer = |(worker, address): (WorkerId, Arc<str>)| v1::Peer {
         worker_id: worker.to_string(),
-        collective_address: collective_address.to_string(),
+        reach_address: address.to_string(),
     };
-    members.into_iter().map(member).collect()
+    peers.into_iter().map(peer).collect()
 }
 
 /// The same for all members exactly if they were told the same of each other.
