@@ -27,7 +27,7 @@ enum Command {
     #[command(after_help = "\
 Examples:
   muster export hf runs/first --out models/first
-  python -c \"from transformers import pipeline; print(pipeline('text-generation', 'models/first')('KING'))\"")]
+  python -c \"import transformers as t; print(t.pipeline('text-generation', 'models/first')('KING'))\"")]
     Hf {
         /// A checkpoint, a job's checkpoints or a run's directory; the newest one there that reads back is taken
         #[arg(value_name = "CKPT")]

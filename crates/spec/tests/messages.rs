@@ -218,7 +218,7 @@ Error:
    ·             ───────
  5 │ dtype = "bf-16"
    ╰────
-  help: for example `reduction = "fast"` in [train]
+  help: for example `reduction = "canonical"` in [train]
 
 Error:
   × `train.dtype` is "bf-16", but must be "fp32" or "bf16"
