@@ -75,7 +75,7 @@ class Goodput(Muster):
                     os.kill(pid, signal.SIGKILL)
                     next_kill += every_s
                 time.sleep(PAUSE)
-            lines = log.read()
+            # While the coordinator is there to be asked.
+            found = figures.goodput(log.read(), world_of, case.workers, kills)
             interrupt(process)
-            found = figures.goodput(lines, world_of, case.workers, kills)
             return {**found, "kills": len(kills), "seed": seed, "every_s": every_s}
