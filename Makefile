@@ -38,7 +38,7 @@ test: build ## All tests
 	cargo xtask linkage $(TARGET_DIR)/release
 	@scripts/run-tests
 
-bench: build ## Measure against torchrun and torchft, into bench/RESULTS.md (50 minutes; QUICK=1: 9, a trial)
+bench: build ## Measure against torchrun and torchft, into bench/RESULTS.md (75 minutes; QUICK=1: 9, a trial)
 	cargo build --release --bin muster-load --workspace
 	@bench/run $(if $(QUICK),--quick)
 

@@ -82,7 +82,7 @@ def render(rows):
         "## To repeat it",
         "",
         "```",
-        "make bench          # all of it, about 25 minutes on a quiet machine",
+        "make bench          # all of it, about 75 minutes on a quiet machine",
         "make bench QUICK=1  # every part, few rounds; leaves this page alone",
         "bench/run --only recovery --rounds 3",
         "```",
